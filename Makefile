@@ -1,0 +1,54 @@
+# Two commands matter: `make demo` and `make test`. Each sets up all that it needs, inside this folder.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+export PATH := $(CURDIR)/.toolchain/bin:$(CURDIR)/.venv/bin:$(PATH)
+export SOLCX_BINARY_PATH := $(CURDIR)/.toolchain/solcx
+export APE_DATA_FOLDER := $(CURDIR)/.cache/ape
+PROMPT ?= Why does water flow downhill?
+SOURCES := $(shell find contracts -name '*.vy' -o -name '*.vyi' -o -name '*.sol')
+
+.PHONY: help setup compile demo node test lint unit contracts fork gas abi clean
+
+help: ## Show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: ## Install the tool chain (locked, inside this folder)
+	@$(PYTHON) scripts/_bootstrap.py
+
+# Ape does not notice a change in a module, so that the whole is compiled when any source is newer.
+.build/compiled: $(SOURCES) ape-config.yaml | setup
+	@ape compile --force >.build.log 2>&1 || { cat .build.log; rm -f .build.log; exit 1; }
+	@rm -f .build.log; touch .build/compiled
+
+compile: .build/compiled ## Compile the contracts
+
+demo: compile ## Run the market end to end on a local chain: make demo PROMPT="..."
+	@python scripts/_demo_local.py --prompt "$(PROMPT)"
+
+node: setup ## Run a local chain in this terminal (chain id 31337, one block a second)
+	@anvil --chain-id 31337 --block-time 1 --base-fee 0 --gas-price 50000000 --order fifo
+
+lint: setup ## Style, types, direction of imports
+	@ruff check . && ruff format --check . && mypy && lint-imports
+
+unit: compile ## Tests of the SDK, the provider and the agents
+	@pytest -p no:ape_test tests/sdk tests/provider tests/agents tests/e2e
+
+contracts: compile ## Tests of the contracts
+	@ape test tests/contracts
+
+fork: compile ## Tests of the contracts on a fork of BSC; PENSTOCK_BSC_RPC_URL names an endpoint for the real tokens
+	@ape test tests/contracts/fork --network bsc:mainnet-fork:foundry
+
+gas: compile ## Measure gas and write benchmarks/gas.json
+	@ape run gas --network bsc:local:foundry
+
+abi: compile ## Write the committed ABIs anew
+	@python -m penstock.chain.abi --write
+
+test: lint compile ## Everything: lint, all tests, gas snapshot
+	@.ci/tests
+
+clean: ## Remove what was built, downloads included
+	rm -rf .build .cache .toolchain .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,574 @@
+"""The commands of `penstock`. Each gets a Context and writes data to stdout, talk to stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from agents._context import Context, stdout_is_terminal
+from agents._output import answer_text, emit_json, emit_table, short, short_address, talk
+from penstock.accrual import flow
+from penstock.consumer import ChannelSession, ChannelSummary, Consumer, Listing, Session, Summary, Wanted
+from penstock.consumer.consumer import when
+from penstock.consumer.market import choose, has_prefix, paid_in, rank
+from penstock.consumer.session import Gasless
+from penstock.errors import ConfigError, InsufficientFunds, JournalDamaged, NotFound, PenstockError, StreamLeftOpen
+from penstock.journal import Record, State, find, set_aside
+from penstock.types import NATIVE, ZERO_ADDRESS, Address, Receipt, Token, address
+from penstock.units import format_amount, format_rate, parse_amount, parse_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the user asked of an offer, as typed."""
+
+    model: str | None = None
+    provider: str | None = None
+    token: str | None = None
+    max_rate: str | None = None
+    min_stake: str | None = None
+    region: str | None = None
+    offer: str | None = None
+    by: str | None = None
+    """"second" or "token"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    prompt: str
+    system: str | None
+    max_tokens: int | None
+    temperature: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTerms:
+    duration: int | None
+    """Seconds."""
+    gasless: Gasless
+    timeout: float
+    deposit: str | None = None
+    """Of the token, for an offer that is paid by the token."""
+
+
+def parse_duration(text: str) -> int:
+    """'90', '90s', '5m' or '1h' in seconds."""
+    match = re.fullmatch(r"(\d{1,9})([smh]?)", text.strip())
+    if match is None or int(match[1]) == 0:
+        raise ConfigError(f"{text!r} is not a duration; write seconds, or such as 90s, 5m, 1h")
+    return int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+# --- the market ----------------------------------------------------------------------------------
+
+
+async def providers(context: Context) -> None:
+    chain = await context.chain()
+    found = await chain.providers()
+    stakes = await asyncio.gather(*(chain.stake_of(provider.id) for provider in found))
+    coin = await chain.token(NATIVE)
+    if context.json:
+        emit_json(
+            [
+                asdict(provider) | {"service": str(provider.service.name).lower(), "stake": str(stake)}
+                for provider, stake in zip(found, stakes, strict=True)
+            ]
+        )
+        return
+    if not found:
+        talk("no provider has registered on this chain yet")
+        return
+    emit_table(
+        ["PROVIDER", "SERVICE", "OFFERS", f"STAKE ({coin.symbol})", "ENDPOINT"],
+        [
+            [
+                provider.id,
+                str(provider.service.name).lower(),
+                str(provider.active_offers),
+                format_amount(stake, coin.decimals),
+                provider.endpoint,
+            ]
+            for provider, stake in zip(found, stakes, strict=True)
+        ],
+        right=["OFFERS", f"STAKE ({coin.symbol})"],
+    )
+
+
+async def offers(context: Context, wish: Wish) -> None:
+    listings, wanted = await _look(context, wish)
+    found = [listing for listing in listings if wanted.fits(listing) and wanted.affords(listing)]
+    found.sort(key=lambda one: (one.offer.terms.token, *rank(one)))
+    coin = await (await context.chain()).token(NATIVE)
+    if context.json:
+        emit_json([_listing_json(listing) for listing in found])
+        return
+    if not found:
+        talk("nothing fits" if listings else "nothing is on offer on this chain yet")
+        return
+    emit_table(
+        ["OFFER", "PROVIDER", "MODEL", "PRICE/S", "PER M TOKENS", "TOKEN", "SLOTS", f"STAKE ({coin.symbol})"],
+        [
+            [
+                short(listing.offer.id),
+                short_address(listing.provider.id),
+                listing.offer.terms.model,
+                _by_second(listing),
+                _by_token(listing),
+                listing.token.symbol,
+                str(listing.offer.terms.slots),
+                format_amount(listing.stake, coin.decimals),
+            ]
+            for listing in found
+        ],
+        right=["PRICE/S", "PER M TOKENS", "SLOTS", f"STAKE ({coin.symbol})"],
+    )
+
+
+def _by_second(listing: Listing) -> str:
+    terms = listing.offer.terms
+    return format_rate(terms.rate, listing.token.decimals).removesuffix("/s") if terms.by_second else "-"
+
+
+def _by_token(listing: Listing) -> str:
+    """Prompt and completion tokens."""
+    terms, decimals = listing.offer.terms, listing.token.decimals
+    if not terms.by_token:
+        return "-"
+    return f"{format_amount(terms.prompt_price, decimals)}/{format_amount(terms.completion_price, decimals)}"
+
+
+async def _look(context: Context, wish: Wish) -> tuple[list[Listing], Wanted]:
+    """All listings, and the wish in the SDK's terms. A limit on the rate needs to know the token."""
+    chain = await context.chain()
+    token = await context.token(wish.token) if wish.token is not None else None
+    provider = await _provider(context, wish.provider) if wish.provider is not None else None
+    if wish.min_stake is None:
+        min_stake = await chain.minimum_stake()
+    else:
+        min_stake = parse_amount(wish.min_stake, (await chain.token(NATIVE)).decimals)
+    from penstock.consumer import Market
+
+    listings = await Market(chain).listings()
+    wanted = Wanted(
+        model=wish.model,
+        token=token.address if token else None,
+        provider=provider,
+        offer=wish.offer,
+        min_stake=min_stake,
+        region=wish.region,
+        by_token={"second": False, "token": True}.get(wish.by or ""),
+    )
+    if wish.by not in (None, "second", "token"):
+        raise ConfigError(f"--by {wish.by} is neither second nor token")
+    if wish.max_rate is None:
+        return listings, wanted
+    if token is None:
+        fitting = [listing for listing in listings if wanted.fits(listing)]
+        if not fitting:
+            choose(listings, wanted)
+        chosen = paid_in(fitting)
+        token = next(listing.token for listing in fitting if listing.offer.terms.token == chosen)
+    from dataclasses import replace
+
+    return listings, replace(wanted, token=token.address, max_rate=parse_rate(wish.max_rate, token.decimals))
+
+
+async def _provider(context: Context, text: str) -> Address:
+    """By address, or by the start of one."""
+    chain = await context.chain()
+    if re.fullmatch(r"0x[0-9a-fA-F]{40}", text):
+        return (await chain.provider(address(text))).id
+    found = [provider.id for provider in await chain.providers() if has_prefix(provider.id, text)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise NotFound(f"{len(found)} providers start with {text}; give more digits")
+    raise NotFound(f"no provider starts with {text}; `penstock providers` lists them")
+
+
+def _listing_json(listing: Listing) -> dict[str, Any]:
+    terms = listing.offer.terms
+    return {
+        "id": listing.offer.id,
+        "provider": listing.provider.id,
+        "payee": listing.provider.payee,
+        "endpoint": listing.provider.endpoint,
+        "model": terms.model,
+        "token": terms.token,
+        "symbol": listing.token.symbol,
+        "decimals": listing.token.decimals,
+        "rate": str(terms.rate),
+        "price_per_second": format_rate(terms.rate, listing.token.decimals).removesuffix("/s"),
+        "prompt_price": str(terms.prompt_price),
+        "completion_price": str(terms.completion_price),
+        "slots": terms.slots,
+        "context_length": terms.context_length,
+        "quantization": terms.quantization,
+        "region": terms.region,
+        "stake": str(listing.stake),
+    }
+
+
+# --- asking --------------------------------------------------------------------------------------
+
+
+async def ask(context: Context, wish: Wish, question: Question, terms: StreamTerms) -> None:
+    if not question.prompt.strip():
+        raise ConfigError("the prompt is empty; write what to ask, or - to read it from stdin")
+    consumer = await context.consumer(stall=terms.timeout)
+    await _tidy(consumer)
+    listings, wanted = await _look(context, wish)
+    listing = choose(listings, wanted)
+    offered = listing.offer.terms
+    talk(f"offer    {short(listing.offer.id)}  {offered.model} at {listing.rate} by {listing.provider.id}")
+    session: Session | ChannelSession
+    if offered.by_token:
+        if terms.gasless is True:
+            raise ConfigError("an offer by the token needs gas of your own: choose another --offer, or --no-gasless")
+        deposit = _positive(terms.deposit, listing.token) if terms.deposit is not None else None
+        session = consumer.channel_session(listing, deposit=deposit)
+    else:
+        session = consumer.session(listing, duration=terms.duration, gasless=terms.gasless)
+    terminal = stdout_is_terminal()
+    answer = None
+    try:
+        async with session:
+            answer = session.chat(
+                question.prompt,
+                system=question.system,
+                max_tokens=question.max_tokens,
+                temperature=question.temperature,
+            )
+            try:
+                async for delta in answer:
+                    if delta.text and not context.json:
+                        sys.stdout.write(answer_text(delta.text, terminal=terminal))
+                        sys.stdout.flush()
+            finally:
+                if answer.text and not context.json:
+                    sys.stdout.write("\n")
+                    sys.stdout.flush()
+    finally:
+        summary = session.summary
+        if summary is not None:
+            _tell_summary(summary, consumer.account.address)
+        if context.json and answer is not None:
+            emit_json(
+                {
+                    "answer": answer.text,
+                    "finish_reason": answer.finish_reason,
+                    "usage": asdict(answer.usage) if answer.usage else None,
+                    "offer": _listing_json(session.listing),
+                    "channel" if offered.by_token else "stream": _summary_json(summary) if summary else None,
+                }
+            )
+
+
+async def _tidy(consumer: Consumer) -> None:
+    """Close what a process that died left open, before anything new."""
+    for record in await consumer.reconcile():
+        token = await consumer.chain.token(record.key.token)
+        _tell_summary(Summary.of(record, token), consumer.account.address)
+    for channel in await consumer.reconcile_channels():
+        token = await consumer.chain.token(channel.key.token)
+        _tell_summary(ChannelSummary.of(channel, token), consumer.account.address)
+
+
+def _tell_summary(summary: Summary | ChannelSummary, me: Address) -> None:
+    token = summary.token
+    kind = "stream" if isinstance(summary, Summary) else "channel"
+    identifier = short(summary.stream if isinstance(summary, Summary) else summary.channel)
+
+    def amount(value: int) -> str:
+        return format_amount(value, token.decimals, token.symbol)
+
+    if summary.state is State.VOID:
+        talk(f"void     {kind} {identifier}  it never opened; nothing was paid")
+    elif summary.state is State.CLOSED:
+        where = ""
+        if summary.refund:
+            to = {ZERO_ADDRESS: "your vault balance", me: "your wallet"}.get(
+                Address(summary.refund_to), summary.refund_to
+            )
+            where = f" to {to}"
+        if isinstance(summary, Summary):
+            used = f"{summary.seconds} s streamed"
+        else:
+            used = f"{summary.prompt_tokens} + {summary.completion_tokens} tokens"
+        talk(
+            f"closed   {kind} {identifier}  {used}, paid {amount(summary.paid)}, "
+            f"refunded {amount(summary.refund)}{where}"
+        )
+    elif summary.problem:
+        talk(f"pending  {kind} {identifier}  {summary.problem}")
+
+
+def _summary_json(summary: Summary | ChannelSummary) -> dict[str, Any]:
+    data = asdict(summary) | {"state": str(summary.state), "token": summary.token.address}
+    data |= {"symbol": summary.token.symbol, "decimals": summary.token.decimals}
+    for name in ("deposit", "paid", "refund"):
+        data[name] = str(data[name])
+    if isinstance(summary, ChannelSummary):
+        data |= {name: str(data[name]) for name in ("prompt_price", "completion_price")}
+    data["transactions"] = [asdict(one) | {"fee": str(one.fee)} for one in summary.transactions]
+    return data
+
+
+# --- streams -------------------------------------------------------------------------------------
+
+
+async def streams(context: Context, everything: bool) -> None:
+    chain, journal = await context.chain(), context.journal()
+    records = [
+        record
+        for record in (journal.all() if everything else journal.unfinished())
+        if (record.chain_id, record.stream_pay) == (chain.chain_id, chain.stream_pay)
+    ]
+    tokens = {token: await chain.token(token) for token in {record.key.token for record in records}}
+    summaries = [Summary.of(record, tokens[record.key.token]) for record in records]
+    if context.json:
+        emit_json([_summary_json(summary) for summary in summaries])
+        return
+    if not summaries:
+        talk("no streams" if everything else "no stream is open")
+        return
+    now = (await chain.head()).timestamp
+
+    def paid(summary: Summary, record: Record) -> int:
+        if summary.state is State.OPEN:
+            return flow(record.rate, min(max(now - record.start, 1), record.end - record.start))
+        return summary.paid
+
+    emit_table(
+        ["STREAM", "STATE", "STARTED", "MODEL", "PROVIDER", "PAID", "REFUNDED", "TOKEN"],
+        [
+            [
+                short(summary.stream),
+                summary.state,
+                when(summary.start) if summary.start else "-",
+                summary.model,
+                short_address(summary.provider),
+                format_amount(paid(summary, record), summary.token.decimals),
+                format_amount(summary.refund, summary.token.decimals),
+                summary.token.symbol,
+            ]
+            for summary, record in zip(summaries, records, strict=True)
+        ],
+        right=["PAID", "REFUNDED"],
+    )
+
+
+async def channels(context: Context, everything: bool) -> None:
+    chain, journal = await context.chain(), context.journal()
+    records = [
+        record
+        for record in journal.channels()
+        if (record.chain_id, record.stream_pay) == (chain.chain_id, chain.stream_pay)
+        and (everything or record.state in (State.INTENDED, State.OPEN))
+    ]
+    tokens = {token: await chain.token(token) for token in {record.key.token for record in records}}
+    summaries = [ChannelSummary.of(record, tokens[record.key.token]) for record in records]
+    if context.json:
+        emit_json([_summary_json(summary) for summary in summaries])
+        return
+    if not summaries:
+        talk("no channels" if everything else "no channel is open")
+        return
+    emit_table(
+        ["CHANNEL", "STATE", "MODEL", "PROVIDER", "TOKENS", "PAID", "REFUNDED", "TOKEN"],
+        [
+            [
+                short(summary.channel),
+                summary.state,
+                summary.model,
+                short_address(summary.provider),
+                f"{summary.prompt_tokens}+{summary.completion_tokens}",
+                format_amount(summary.paid, summary.token.decimals),
+                format_amount(summary.refund, summary.token.decimals),
+                summary.token.symbol,
+            ]
+            for summary in summaries
+        ],
+        right=["TOKENS", "PAID", "REFUNDED"],
+    )
+
+
+async def stop(context: Context, prefix: str | None) -> None:
+    consumer = await context.consumer()
+    if prefix is None:
+        records = consumer.mine(consumer.journal.unfinished())
+    else:
+        records = find(consumer.mine(consumer.journal.all()), prefix)
+        if not records:
+            raise NotFound(f"no stream of this account starts with {prefix}; `penstock streams --all` lists them")
+        if len(records) > 1:
+            raise NotFound(f"{len(records)} streams start with {prefix}; give more digits")
+    await _report(context, consumer, await _stop_all(consumer, records))
+
+
+async def _stop_all(consumer: Consumer, records: Sequence[Record]) -> list[Record]:
+    """Try each; the first failure is raised when all were tried."""
+    stopped, failure = [], None
+    for record in records:
+        try:
+            stopped.append(await consumer.stop(record.id))
+        except PenstockError as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return stopped
+
+
+async def recover(context: Context, from_chain: bool) -> None:
+    try:
+        context.journal()
+    except JournalDamaged:
+        if not from_chain:
+            raise
+        moved = set_aside(context.settings.journal, int(time.time()))
+        talk(f"the damaged journal is now {moved[0]}")
+    consumer = await context.consumer()
+    records = await consumer.reconcile()
+    channels = await consumer.reconcile_channels()
+    for channel in channels:
+        kind = await consumer.chain.token(channel.key.token)
+        _tell_summary(ChannelSummary.of(channel, kind), consumer.account.address)
+    if from_chain:
+        records += await consumer.recover_from_chain(context.deployment.first_block)
+    await _report(context, consumer, records)
+    for record in records:
+        if record.state is State.OPEN:
+            raise StreamLeftOpen(record.id, record.problem, locked=flow(record.rate, record.duration), until=record.end)
+    for channel in channels:
+        if channel.state is State.OPEN:
+            locked = channel.deposit - channel.signed
+            raise StreamLeftOpen(channel.id, channel.problem, locked=locked, until=channel.reclaimable_at)
+
+
+async def _report(context: Context, consumer: Consumer, records: Sequence[Record]) -> None:
+    summaries = [Summary.of(record, await consumer.chain.token(record.key.token)) for record in records]
+    for summary in summaries:
+        _tell_summary(summary, consumer.account.address)
+    if context.json:
+        emit_json([_summary_json(summary) for summary in summaries])
+    elif not summaries:
+        talk("no stream was open")
+
+
+# --- money ---------------------------------------------------------------------------------------
+
+
+async def balance(context: Context) -> None:
+    me, chain = context.account().address, await context.chain()
+    tokens = await context.known_tokens()
+    rows = [
+        (token, await chain.token_balance(token.address, me), await chain.vault_balance(token.address, me))
+        for token in tokens
+    ]
+    if context.json:
+        emit_json(
+            {
+                "account": me,
+                "balances": [
+                    {
+                        "token": token.address,
+                        "symbol": token.symbol,
+                        "decimals": token.decimals,
+                        "wallet": str(wallet),
+                        "vault": str(vault),
+                    }
+                    for token, wallet, vault in rows
+                ],
+            }
+        )
+        return
+    talk(me)
+    emit_table(
+        ["TOKEN", "WALLET", "VAULT"],
+        [
+            [token.symbol, format_amount(wallet, token.decimals), format_amount(vault, token.decimals)]
+            for token, wallet, vault in rows
+        ],
+        right=["WALLET", "VAULT"],
+    )
+
+
+async def deposit(context: Context, amount: str, token_text: str) -> None:
+    account, chain, token = context.account(), await context.chain(), await context.token(token_text)
+    value = _positive(amount, token)
+    held = await chain.token_balance(token.address, account.address)
+    if held < value:
+        raise InsufficientFunds(
+            f"{account.address} has {format_amount(held, token.decimals, token.symbol)}, less than {amount}; "
+            "deposit less or add funds"
+        )
+    receipts = []
+    if token.address != NATIVE and await chain.allowance(token.address, account.address) < value:
+        receipts.append(("approve", await chain.approve(account, token.address, value)))
+    receipts.append(("deposit", await chain.deposit(account, token.address, value)))
+    await _moved(context, token, receipts, f"{format_amount(value, token.decimals, token.symbol)} into the vault")
+
+
+async def withdraw(context: Context, amount: str, token_text: str, to: str | None) -> None:
+    account, chain, token = context.account(), await context.chain(), await context.token(token_text)
+    try:
+        receiver = account.address if to is None else address(to)
+    except ValueError:
+        raise ConfigError(f"--to {to} is not an address; write 0x and 40 hex digits") from None
+    held = await chain.vault_balance(token.address, account.address)
+    value = held if amount.lower() == "all" else _positive(amount, token)
+    if value > held or not held:
+        raise InsufficientFunds(
+            f"the vault holds {format_amount(held, token.decimals, token.symbol)} of {account.address}; "
+            "withdraw less, or `all`"
+        )
+    receipt = await chain.withdraw_vault(account, token.address, value, to=receiver)
+    moved = f"{format_amount(value, token.decimals, token.symbol)} out of the vault to {receiver}"
+    await _moved(context, token, [("withdraw", receipt)], moved)
+
+
+def _positive(amount: str, token: Token) -> int:
+    value = parse_amount(amount, token.decimals)
+    if not value:
+        raise ConfigError("the amount is zero; write how much")
+    return value
+
+
+async def _moved(context: Context, token: Token, receipts: Sequence[tuple[str, Receipt]], what: str) -> None:
+    coin = await (await context.chain()).token(NATIVE)
+    for name, receipt in receipts:
+        talk(
+            f"{name:8} {receipt.transaction}  {receipt.gas_used:,} gas, "
+            f"{format_amount(receipt.fee, coin.decimals, coin.symbol)}"
+        )
+    talk(what)
+    if context.json:
+        emit_json(
+            {
+                "token": token.address,
+                "transactions": [
+                    {"what": name, "hash": one.transaction, "gas_used": one.gas_used, "fee": str(one.fee)}
+                    for name, one in receipts
+                ],
+            }
+        )
+
+
+# --- settings ------------------------------------------------------------------------------------
+
+
+def config_show(context: Context) -> None:
+    settings = context.settings
+    if context.json:
+        emit_json(
+            {name: {"value": one.value, "origin": one.origin} for name, one in settings.values.items()}
+            | {"home": {"value": str(settings.home), "origin": ""}}
+        )
+        return
+    rows = [[name, one.value or "-", one.origin] for name, one in settings.values.items()]
+    emit_table(["SETTING", "VALUE", "FROM"], [*rows, ["home", str(settings.home), ""]])

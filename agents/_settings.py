@@ -1,0 +1,87 @@
+"""Where the CLI's settings come from: the command line, PENSTOCK_* variables, config.toml, defaults; in this order."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from penstock.errors import ConfigError
+
+DEFAULTS = {"network": "local", "rpc_url": "", "account": "", "deployment": "", "allow_private": ""}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    value: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All as text; empty where nothing is set."""
+
+    home: Path
+    values: Mapping[str, Setting]
+
+    @property
+    def network(self) -> str:
+        return self.values["network"].value
+
+    @property
+    def rpc_url(self) -> str:
+        return self.values["rpc_url"].value
+
+    @property
+    def account(self) -> str:
+        return self.values["account"].value
+
+    @property
+    def deployment(self) -> str:
+        return self.values["deployment"].value
+
+    @property
+    def allow_private(self) -> bool | None:
+        """None: on local chains."""
+        text = self.values["allow_private"].value.lower()
+        if text in ("", "1", "0", "true", "false", "yes", "no"):
+            return None if not text else text in ("1", "true", "yes")
+        raise ConfigError(f"allow_private is {text!r}; write true or false")
+
+    @property
+    def journal(self) -> Path:
+        return self.home / "journal.db"
+
+
+def settings(options: Mapping[str, str | None], environ: Mapping[str, str] = os.environ) -> Settings:
+    """ConfigError where config.toml is malformed or has a key that we do not know."""
+    home = Path(options.get("home") or environ.get("PENSTOCK_HOME") or "~/.penstock").expanduser()
+    file = home / "config.toml"
+    recorded: dict[str, object] = {}
+    try:
+        recorded = tomllib.loads(file.read_text())
+    except FileNotFoundError:
+        pass
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    if unknown := sorted(recorded.keys() - DEFAULTS.keys()):
+        raise ConfigError(f"{file} has unknown settings: {', '.join(unknown)}; known are {', '.join(DEFAULTS)}")
+    values = {}
+    for name, default in DEFAULTS.items():
+        variable = f"PENSTOCK_{name.upper()}"
+        if (option := options.get(name)) is not None:
+            values[name] = Setting(option, f"--{name.replace('_', '-')}")
+        elif variable in environ:
+            values[name] = Setting(environ[variable], variable)
+        elif name in recorded:
+            value = recorded[name]
+            if not isinstance(value, str | bool):
+                raise ConfigError(f"{name} in {file} is not a text")
+            values[name] = Setting(str(value).lower() if isinstance(value, bool) else value, str(file))
+        else:
+            values[name] = Setting(default, "default")
+    return Settings(home, values)

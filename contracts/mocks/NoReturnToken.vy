@@ -1,0 +1,30 @@
+# pragma version 0.4.3
+# SPDX-License-Identifier: MIT
+"""
+@title NoReturnToken
+@license MIT
+@notice A token whose transfers return nothing, like USDT on Ethereum.
+"""
+
+from .modules import ledger
+
+initializes: ledger
+exports: (
+    ledger.balanceOf,
+    ledger.allowance,
+    ledger.totalSupply,
+    ledger.decimals,
+    ledger.approve,
+    ledger.mint,
+)
+
+
+@external
+def transfer(to: address, amount: uint256):
+    ledger._move(msg.sender, to, amount)
+
+
+@external
+def transferFrom(owner: address, to: address, amount: uint256):
+    ledger._spend(owner, msg.sender, amount)
+    ledger._move(owner, to, amount)

@@ -1,0 +1,72 @@
+"""From StreamPay's logs, as a node gives them, to the events of `penstock.types`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from penstock.chain._codec import EventShape, event_shapes
+from penstock.types import (
+    ChannelClosed,
+    ChannelCloseRequested,
+    ChannelOpened,
+    ChannelSettled,
+    ChannelToppedUp,
+    Closed,
+    Deposited,
+    Event,
+    KeeperPaid,
+    Opened,
+    Place,
+    StreamKey,
+    ToppedUp,
+    VaultWithdrawn,
+    Withdrawn,
+)
+
+_STREAM_EVENTS = ("Opened", "ToppedUp", "Withdrawn", "Closed")
+_PLAIN: dict[str, Callable[..., Event]] = {
+    "ToppedUp": ToppedUp,
+    "Withdrawn": Withdrawn,
+    "Closed": Closed,
+    "Deposited": Deposited,
+    "VaultWithdrawn": VaultWithdrawn,
+    "ChannelToppedUp": ChannelToppedUp,
+    "ChannelSettled": ChannelSettled,
+    "ChannelCloseRequested": ChannelCloseRequested,
+    "ChannelClosed": ChannelClosed,
+    "KeeperPaid": KeeperPaid,
+}
+"""Those whose fields are named as the contract names them."""
+_MONEY_EVENTS = ("Opened", "ChannelOpened", *_PLAIN)
+
+
+def stream_shapes() -> dict[str, EventShape]:
+    return event_shapes("StreamPay", _STREAM_EVENTS)
+
+
+def money_shapes() -> dict[str, EventShape]:
+    return event_shapes("StreamPay", _MONEY_EVENTS)
+
+
+def parse(log: dict[str, Any], timestamp: int) -> Event:
+    """ValueError where it is none of StreamPay's events about money, or malformed."""
+    topics = log["topics"]
+    shape = money_shapes().get(topics[0]) if topics else None
+    if shape is None:
+        raise ValueError("no event of StreamPay about money")
+    values = shape.decode(topics, log["data"])
+    place = Place(
+        int(log["blockNumber"], 16), log["blockHash"], timestamp, log["transactionHash"], int(log["logIndex"], 16)
+    )
+    if shape.name == "Opened":
+        return Opened(
+            place, values["id"], _key(values), values["rate"], values["start"], values["end"], values["from_vault"]
+        )
+    if shape.name == "ChannelOpened":
+        return ChannelOpened(place, values["id"], _key(values), values["deposit"], values["from_vault"])
+    return _PLAIN[shape.name](place, **values)
+
+
+def _key(values: dict[str, Any]) -> StreamKey:
+    return StreamKey(values["payer"], values["payee"], values["token"], values["session_key"], values["offer_id"])

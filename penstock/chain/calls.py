@@ -1,0 +1,79 @@
+"""Calls of StreamPay as values: what to call with what, apart from who sends it and when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from penstock.chain._batches import AT_ONCE as AT_ONCE
+from penstock.chain._batches import require_batch
+from penstock.types import NATIVE, Address, Receipt, StandingOrder, StreamKey, Voucher, unhex
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    function: str
+    args: tuple[Any, ...]
+    doing: str
+    """As a message says it."""
+    batch: int = 0
+    """How many streams or channels it settles, each of which may need more gas a second later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A transaction that went well on trial."""
+
+    transaction: Mapping[str, Any]
+    """All but its nonce: `gas` is the limit, `gasPrice` what gas costs now."""
+    estimate: int
+    """Gas that it would use now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """A transaction that is in a block, successful or not."""
+
+    receipt: Receipt
+    block_hash: str
+    succeeded: bool
+
+
+def collect(token: Address, payee: Address, keys: Sequence[StreamKey]) -> Call:
+    """1 to 200 streams of this payee and token; else ValueError."""
+    require_batch(keys, token=token, payee=payee)
+    return Call("collect", (token, payee, sources(keys)), "collecting earnings", len(keys))
+
+
+def settle(vouchers: Sequence[Voucher]) -> Call:
+    """1 to 200 vouchers of one payee and token; else ValueError."""
+    keys = [voucher.key for voucher in vouchers]
+    require_batch(keys, token=keys[0].token if keys else NATIVE, payee=keys[0].payee if keys else NATIVE)
+    args: tuple[Any, ...]
+    if len(vouchers) == 1:
+        function, args = "settle_channel", (*parties(keys[0]), vouchers[0].cumulative, vouchers[0].signature)
+    else:
+        sums = [(*source, one.cumulative, one.signature) for source, one in zip(sources(keys), vouchers, strict=True)]
+        function, args = "settle_many", (keys[0].token, keys[0].payee, sums)
+    return Call(function, args, "settling vouchers", len(vouchers))
+
+
+def extend_for(key: StreamKey, order: StandingOrder, signature: bytes) -> Call:
+    args = (*parties(key), (order.ahead, order.until), signature)
+    return Call("extend_for", args, "extending the stream for its payer")
+
+
+def reclaim(key: StreamKey, *, to: Address) -> Call:
+    args = (key.payee, key.token, key.session_key, unhex(key.offer_id), to)
+    return Call("reclaim", args, "taking back the channel's rest")
+
+
+def parties(key: StreamKey) -> tuple[Any, ...]:
+    """As the functions that name all of them take them."""
+    return key.payer, key.payee, key.token, key.session_key, unhex(key.offer_id)
+
+
+def sources(keys: Sequence[StreamKey]) -> list[tuple[Any, ...]]:
+    """As a batch names its streams; payee and token are the batch's."""
+    return [(key.payer, key.session_key, unhex(key.offer_id)) for key in keys]

@@ -1,0 +1,443 @@
+"""A session that is paid by the token: a channel, vouchers while the answers come, and what is left back.
+
+The session key signs for what was delivered, and at most one step ahead of it; the journal has each voucher's sum
+before the voucher leaves the process. What a provider says it has delivered is believed only as far as the bytes
+that came can bear it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from penstock.consumer.gateway import Answer, Delta, Gateway
+from penstock.consumer.market import Listing
+from penstock.consumer.tasks import to_the_end
+from penstock.errors import (
+    GatewayError,
+    GatewayGarbage,
+    GatewayRefused,
+    NodeUnavailable,
+    Overcharged,
+    PaymentRequired,
+    PenstockError,
+    TransactionLost,
+)
+from penstock.journal import ChannelRecord, State, Transaction
+from penstock.keys import LocalAccount, new_session_key
+from penstock.types import NATIVE, Address, OfferId, StreamId, StreamKey, Terms, Token, Voucher
+from penstock.wire.eip712 import voucher_digest
+from penstock.wire.sessions import VoucherRequest, prompt_bound
+
+if TYPE_CHECKING:
+    from penstock.consumer.consumer import Consumer
+
+Message = Mapping[str, Any]
+STEP_TOKENS = 64
+"""Completion tokens whose price is signed ahead of what was delivered, at most."""
+DEFAULT_PROMPT, DEFAULT_COMPLETION = 8192, 4096
+"""Tokens for which a deposit is made where nothing else is said, within the offer's context."""
+SPECIAL_TOKENS = 16
+"""Tokens of an answer at most that leave no bytes, such as its end."""
+VOUCHER_NEEDED = "voucher_needed"
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelSummary:
+    """What a channel came to. Amounts in base units of `token`."""
+
+    channel: StreamId
+    offer: OfferId
+    provider: Address
+    model: str
+    token: Token
+    state: State
+    prompt_tokens: int
+    completion_tokens: int
+    prompt_price: int
+    """Per million tokens."""
+    completion_price: int
+    deposit: int
+    paid: int
+    refund: int
+    refund_to: str
+    """The zero address is the payer's vault balance."""
+    transactions: tuple[Transaction, ...]
+    problem: str
+
+    @classmethod
+    def of(cls, record: ChannelRecord, token: Token) -> ChannelSummary:
+        return cls(
+            channel=record.id,
+            offer=record.key.offer_id,
+            provider=record.provider,
+            model=record.model,
+            token=token,
+            state=record.state,
+            prompt_tokens=record.prompt_tokens,
+            completion_tokens=record.completion_tokens,
+            prompt_price=record.prompt_price,
+            completion_price=record.completion_price,
+            deposit=record.deposit,
+            paid=record.paid,
+            refund=record.refund,
+            refund_to=record.refund_to,
+            transactions=record.transactions,
+            problem=record.problem,
+        )
+
+
+@dataclass(slots=True)
+class _Count:
+    """One answer's tokens, as far as they are believed."""
+
+    body: bytes
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    problem: str = field(default="")
+
+
+class ChannelSession:
+    """An async context manager; made by `Consumer.session` for an offer with token prices."""
+
+    def __init__(self, consumer: Consumer, listing: Listing, deposit: int | None) -> None:
+        self.listing = listing
+        self._consumer, self._deposit = consumer, deposit
+        self._gateway: Gateway | None = None
+        self._record: ChannelRecord | None = None
+        self._signer = new_session_key()
+        self._token = ""
+        self._answers: list[PaidAnswer] = []
+        self._counts: list[_Count] = []
+        self._signed = 0
+        self._ahead = 0
+        """What is signed beyond what was delivered, a step at most: nothing where the credit is two steps."""
+        self._sending = asyncio.Lock()
+        self._posting: set[asyncio.Task[None]] = set()
+
+    # --- what the block uses ---
+
+    @property
+    def base_url(self) -> str:
+        """For any OpenAI client, with `token` as its API key; `pay` is then the caller's."""
+        return self._running.base_url
+
+    @property
+    def token(self) -> str:
+        return self._token
+
+    @property
+    def channel(self) -> StreamId:
+        assert self._record is not None
+        return self._record.id
+
+    @property
+    def owed(self) -> int:
+        """For all that was delivered so far: base units."""
+        return self._terms.owed(
+            sum(count.prompt_tokens for count in self._counts), sum(count.completion_tokens for count in self._counts)
+        )
+
+    @property
+    def signed(self) -> int:
+        """The highest voucher's sum: base units."""
+        return self._signed
+
+    @property
+    def summary(self) -> ChannelSummary | None:
+        """As far as known; final after the block. None where no channel was ever on its way."""
+        if self._record is None:
+            return None
+        record = self._consumer.journal.channel(self._record.id)
+        assert record is not None
+        return ChannelSummary.of(record, self.listing.token)
+
+    def chat(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        system: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        **parameters: Any,
+    ) -> PaidAnswer:
+        """Ask; iterate over the result for its deltas as they arrive, vouchers are sent meanwhile.
+
+        Raises what `Session.chat` does, and Overcharged where the provider counts more than it can have delivered.
+        """
+        messages: list[Message] = [{"role": "system", "content": system}] if system is not None else []
+        messages += [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        body: dict[str, Any] = {
+            "model": self.listing.offer.terms.model,
+            "messages": messages,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if max_tokens is not None:
+            body["max_tokens"] = max_tokens
+        if temperature is not None:
+            body["temperature"] = temperature
+        answer = PaidAnswer(self, body | parameters)
+        self._answers.append(answer)
+        return answer
+
+    async def pay(self, cumulative: int) -> None:
+        """Sign and send a voucher, if it is higher than the last. The journal has it first."""
+        async with self._sending:
+            assert self._record is not None
+            cumulative = min(cumulative, self._record.deposit)
+            if cumulative <= self._signed:
+                return
+            self._consumer.journal.signed(self._record.id, cumulative)
+            self._signed = cumulative
+            digest = voucher_digest(self._consumer.chain.stream_pay_domain, self._record.id, cumulative)
+            request = VoucherRequest.of(Voucher(self._record.key, cumulative, self._signer.sign_digest(digest)))
+            for left in reversed(range(_TRIES)):
+                try:
+                    await self._running.send_voucher(self._token, request)
+                    return
+                except GatewayRefused:
+                    raise
+                except GatewayError:
+                    if not left:
+                        raise
+
+    # --- counting ---
+
+    def count(self, count: _Count, answer: Answer) -> None:
+        """What has come, against what is claimed. Overcharged where the claim cannot be true."""
+        most_prompt = prompt_bound(count.body, self._terms.context_length)
+        most = answer.received + SPECIAL_TOKENS
+        claimed = answer.claimed
+        prompt_tokens = claimed.prompt_tokens if claimed else 0
+        completion_tokens = claimed.completion_tokens if claimed else min(answer.pieces, answer.received)
+        count.prompt_tokens = max(count.prompt_tokens, min(prompt_tokens, most_prompt))
+        count.completion_tokens = max(count.completion_tokens, min(completion_tokens, most))
+        if prompt_tokens > most_prompt or completion_tokens > most:
+            raise Overcharged(
+                f"{self._running.endpoint} claims {prompt_tokens} prompt and {completion_tokens} completion tokens, "
+                f"but at most {most_prompt} and {most} can have been used; no more is paid, choose another provider"
+            )
+
+    def keep_up(self) -> None:
+        """Send a voucher for each half step that came: for just that where the provider's credit leaves room for what
+        is on its way, and else ahead of it."""
+        if self._signed < self.owed + self._ahead - self._step // 2 and not self._posting:
+            task = asyncio.create_task(self._post())
+            self._posting.add(task)
+            task.add_done_callback(self._posting.discard)
+
+    async def allow(self, error: PaymentRequired, count: _Count) -> bool:
+        """Whether a voucher was sent that a gateway asked for before it takes a prompt, because it is not too much."""
+        if error.code != VOUCHER_NEEDED:
+            return False
+        details = error.body.get("error")
+        needed = details.get("needed") if isinstance(details, dict) else None
+        if not isinstance(needed, str) or not needed.isdecimal() or len(needed) > 40:
+            return False
+        prompt = prompt_bound(count.body, self._terms.context_length) + sum(c.prompt_tokens for c in self._counts)
+        most = self._terms.owed(prompt, sum(c.completion_tokens for c in self._counts)) + self._step
+        if not self._signed < int(needed) <= most:
+            raise Overcharged(
+                f"{self._running.endpoint} wants {needed} paid before it answers, and {most} is the most that this "
+                "prompt can cost; choose another provider"
+            )
+        await self.pay(int(needed))
+        return True
+
+    async def _post(self) -> None:
+        with suppress(GatewayError):  # the provider cuts the answer then, and says so there
+            await self.pay(self.owed + self._ahead)
+
+    # --- entering and leaving ---
+
+    async def __aenter__(self) -> ChannelSession:
+        try:
+            await self._enter()
+        except BaseException:
+            await self._leave(quiet=True)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._leave(quiet=error is not None)
+
+    async def _enter(self) -> None:
+        consumer = self._consumer
+        self.listing = listing = await consumer.market.verify(self.listing, allow_private=consumer.allow_private)
+        self._gateway = gateway = await consumer.gateway(listing.provider.endpoint)
+        consumer.check_greeting(await gateway.well_known(), listing.provider)
+        await to_the_end(self._open())
+        assert self._record is not None
+        answer = await consumer.enter_channel(gateway, self._record)
+        terms, channel = listing.offer.terms, answer.channel
+        if channel is None or answer.stream_id.lower() != self._record.id or not answer.token:
+            raise GatewayGarbage(f"{gateway.endpoint} answered about another channel; choose another provider")
+        if (channel.prompt_price, channel.completion_price) != (str(terms.prompt_price), str(terms.completion_price)):
+            raise GatewayGarbage(f"{gateway.endpoint} names other prices than its offer; choose another provider")
+        if not channel.credit.isdecimal() or len(channel.credit) > 40:
+            raise GatewayGarbage(f"{gateway.endpoint} names no credit; choose another provider")
+        self._ahead = max(0, 2 * self._step - max(self._step, int(channel.credit)))
+        self._token = answer.token
+
+    async def _open(self) -> None:
+        consumer, terms = self._consumer, self.listing.offer.terms
+        chain, account, journal = consumer.chain, consumer.account, consumer.journal
+        deposit = self._deposit or terms.owed(
+            min(terms.context_length, DEFAULT_PROMPT), min(terms.context_length, DEFAULT_COMPLETION)
+        )
+        from_vault = min(await chain.vault_balance(terms.token, account.address), deposit)
+        short = deposit - from_vault
+        approval = None
+        if terms.token != NATIVE and short and await chain.allowance(terms.token, account.address) < short:
+            approval = await chain.approve(account, terms.token, short)
+        provider = self.listing.provider
+        record = ChannelRecord(
+            key=StreamKey(account.address, provider.payee, terms.token, self._signer.address, self.listing.offer.id),
+            chain_id=chain.chain_id,
+            stream_pay=chain.stream_pay,
+            provider=provider.id,
+            endpoint=provider.endpoint,
+            model=terms.model,
+            secret=self._signer.secret,
+            prompt_price=terms.prompt_price,
+            completion_price=terms.completion_price,
+            deposit=deposit,
+            first_block=(await chain.head()).number,
+            created_at=consumer.now(),
+        )
+        journal.intend_channel(record)
+        self._record = record
+        if approval is not None:
+            consumer.keep_channel(record.id, "approve", approval)
+        try:
+            receipt = await chain.open_channel(
+                account, record.key, deposit=deposit, value=short if terms.token == NATIVE else 0, from_vault=from_vault
+            )
+        except (NodeUnavailable, TransactionLost):
+            raise  # it may have opened, or may yet: closing finds out
+        except PenstockError:
+            journal.set_channel(record.id, state=State.VOID)
+            raise
+        journal.set_channel(record.id, state=State.OPEN)
+        consumer.keep_channel(record.id, "open", receipt)
+
+    async def _leave(self, *, quiet: bool) -> None:
+        for answer in self._answers:
+            await answer.aclose()
+        if self._record is None:
+            return
+        try:
+            await to_the_end(self._settle_and_close(self._record))
+        except PenstockError:
+            if not quiet:
+                raise
+
+    async def _settle_and_close(self, record: ChannelRecord) -> None:
+        for task in list(self._posting):
+            await task
+        self._consumer.journal.set_channel(
+            record.id,
+            prompt_tokens=sum(count.prompt_tokens for count in self._counts),
+            completion_tokens=sum(count.completion_tokens for count in self._counts),
+        )
+        if self._token:
+            with suppress(GatewayError):
+                await self.pay(self.owed)
+        await self._consumer.stop_channel(record.id, bearer=self._token)
+
+    # --- helpers ---
+
+    @property
+    def _terms(self) -> Terms:
+        return self.listing.offer.terms
+
+    @property
+    def _step(self) -> int:
+        return self._terms.owed(0, STEP_TOKENS)
+
+    @property
+    def _running(self) -> Gateway:
+        if self._gateway is None:
+            raise RuntimeError("use the session inside its `async with` block")
+        return self._gateway
+
+    def _start(self, body: Mapping[str, Any]) -> tuple[Answer, _Count]:
+        count = _Count(msgspec.json.encode(body))
+        return self._running.chat(self._token, body, until=None), count
+
+
+class PaidAnswer:
+    """An `Answer` whose tokens are counted and paid for as they come."""
+
+    def __init__(self, session: ChannelSession, body: Mapping[str, Any]) -> None:
+        self._session, self._body = session, body
+        self._answer, self._count = session._start(body)
+        self._begun = False
+
+    @property
+    def text(self) -> str:
+        """All text so far."""
+        return self._answer.text
+
+    @property
+    def finish_reason(self) -> str | None:
+        return self._answer.finish_reason
+
+    @property
+    def usage(self) -> Any:
+        return self._answer.usage
+
+    def __aiter__(self) -> PaidAnswer:
+        return self
+
+    async def __anext__(self) -> Delta:
+        if not self._begun:
+            self._begun = True
+            delta = await self._first()
+        else:
+            delta = await anext(self._answer)
+        self._session.count(self._count, self._answer)
+        self._session.keep_up()
+        return delta
+
+    async def _first(self) -> Delta:
+        try:
+            delta = await anext(self._answer)
+        except PaymentRequired as error:
+            if not await self._session.allow(error, self._count):
+                raise
+            self._answer, self._count = self._session._start(self._body)
+            delta = await anext(self._answer)
+        self._session._counts.append(self._count)
+        return delta
+
+    async def read(self) -> str:
+        """The whole text."""
+        async for _ in self:
+            pass
+        return self.text
+
+    async def aclose(self) -> None:
+        """Hang up, which stops the provider's work on it."""
+        await self._answer.aclose()
+
+    async def __aenter__(self) -> PaidAnswer:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+def session_key(record: ChannelRecord) -> LocalAccount:
+    """Of a channel on record."""
+    return LocalAccount(record.secret)

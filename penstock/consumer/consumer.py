@@ -1,0 +1,618 @@
+"""The consumer: an account on a chain, its journal, and what closes streams whatever happened to them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+
+import httpx
+
+from penstock.accrual import StreamState, flow
+from penstock.chain.port import Account, Chain
+from penstock.channels import ChannelState
+from penstock.consumer.channel import ChannelSession, session_key
+from penstock.consumer.endpoint import check_endpoint, check_resolved
+from penstock.consumer.gateway import Gateway, Waits
+from penstock.consumer.market import Listing, Market
+from penstock.consumer.session import NOT_YET, POLL, Gasless, Session
+from penstock.errors import (
+    ChainError,
+    ConfigError,
+    GatewayError,
+    GatewayGarbage,
+    GatewayRefused,
+    GatewayUnreachable,
+    NotFound,
+    PenstockError,
+    Reverted,
+    StreamLeftOpen,
+)
+from penstock.journal import ChannelRecord, Journal, Record, State, Transaction
+from penstock.keys import LocalAccount
+from penstock.networks import LOCAL_CHAIN_ID
+from penstock.types import (
+    ZERO_ADDRESS,
+    ChannelClosed,
+    ChannelOpened,
+    Closed,
+    Opened,
+    Provider,
+    Receipt,
+    StreamEvent,
+    StreamId,
+    ToppedUp,
+)
+from penstock.units import format_amount
+from penstock.wire.eip712 import cancel_digest
+from penstock.wire.sessions import (
+    CancelBody,
+    ChannelBody,
+    CloseAnswer,
+    CloseRequest,
+    GrantBody,
+    SessionAnswer,
+    SessionRequest,
+    StreamKeyBody,
+    WellKnown,
+    new_grant,
+)
+
+GAS_RESERVE = 500_000 * 10**9
+"""Wei: what opening and closing a stream takes at 1 gwei, with some to spare."""
+MEMPOOL_LIFE = 3 * 3600
+"""Seconds after which nodes forget a transaction that nobody mined (geth's `txpool.lifetime`)."""
+CANCEL_LIFE = 300
+"""Seconds that a provider has to submit a signed cancel."""
+CLOSING = frozenset({"closing", "close_pending"})
+"""Codes by which a gateway says that it is about to close a stream."""
+CLOCKS = 60
+"""Seconds by which the chain's clock may be behind ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Something that happened to a stream, for whoever shows it: what, and the record after it."""
+
+    what: str
+    """"intended", the `what` of a Transaction, or "closing"."""
+    record: Record
+    transaction: Transaction | None = None
+
+
+class Consumer:
+    """Buys with one account on one chain. Use as an async context manager, or call `aclose`.
+
+    `on_news` hears of each step as it happens. `clock` gives Unix seconds. `allow_private`: whether a gateway may
+    live on this machine or a private network; by default on local chains alone.
+    """
+
+    def __init__(
+        self,
+        chain: Chain,
+        account: Account,
+        journal: Journal,
+        *,
+        waits: Waits | None = None,
+        gas_reserve: int = GAS_RESERVE,
+        clock: Callable[[], float] = time.time,
+        on_news: Callable[[News], None] | None = None,
+        allow_private: bool | None = None,
+    ) -> None:
+        self.chain = chain
+        self.account = account
+        self.journal = journal
+        self.market = Market(chain)
+        self.waits = waits or Waits()
+        self.gas_reserve = gas_reserve
+        self.allow_private = chain.chain_id == LOCAL_CHAIN_ID if allow_private is None else allow_private
+        self._clock = clock
+        self._on_news = on_news
+        self._http = httpx.AsyncClient(
+            timeout=httpx.Timeout(None, connect=self.waits.connect),
+            # A developer's own node and gateway are not reached through the proxy to the internet.
+            trust_env=not self.allow_private,
+            headers={"user-agent": "penstock"},
+        )
+
+    async def __aenter__(self) -> Consumer:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Give back connections to gateways; chain and journal are the caller's."""
+        await self._http.aclose()
+
+    def channel_session(self, listing: Listing, *, deposit: int | None = None) -> ChannelSession:
+        """Buy tokens from a listing, up to a deposit in base units; enter the result with `async with`. Needs gas.
+
+        Raises what `session` does.
+        """
+        if not listing.offer.terms.by_token or listing.offer.terms.by_second:
+            raise ConfigError(f"offer {listing.offer.id[:10]} is not sold by the token alone; choose another offer")
+        return ChannelSession(self, listing, deposit)
+
+    def session(self, listing: Listing, *, duration: int | None = None, gasless: Gasless = "auto") -> Session:
+        """Buy from a listing for up to `duration` seconds; enter the result with `async with`.
+
+        `gasless`: the provider opens and closes the stream from our signatures and pays the gas. "auto": where
+        the account has no coins for gas.
+
+        On entering raises OfferMismatch, InsufficientFunds, ConfigError, ChainErrors and GatewayErrors; no stream
+        stays open then. StreamLeftOpen where one does after all, on entering or leaving.
+        """
+        return Session(self, listing, duration, gasless)
+
+    async def reconcile(self) -> list[Record]:
+        """Close whatever processes that are gone left open, on this chain and of this account.
+
+        Returns those streams as they are afterwards: CLOSED, VOID, still INTENDED where an open may yet be mined,
+        or OPEN with the problem. Streams of processes that live are left alone.
+        """
+        found = []
+        with self.journal.adopt() as records:
+            for record in self.mine(records):
+                try:
+                    found.append(await self.stop(record.id))
+                except PenstockError as error:
+                    self.journal.note(record.id, str(error))
+                    found.append(self._get(record.id))
+        return found
+
+    async def reconcile_channels(self) -> list[ChannelRecord]:
+        """The same for channels: those that a provider does not close are asked to close, and taken back when the
+        contract lets us, 15 minutes later."""
+        found = []
+        with self.journal.adopt_channels() as records:
+            for record in records:
+                here = (record.chain_id, record.stream_pay, record.key.payer)
+                if here != (self.chain.chain_id, self.chain.stream_pay, self.account.address):
+                    continue
+                with suppress(PenstockError):  # it is in the record
+                    await self.stop_channel(record.id)
+                found.append(self._channel(record.id))
+        return found
+
+    async def stop_channel(self, channel: StreamId, *, bearer: str = "") -> ChannelRecord:
+        """Close a channel on record, and return its final record. Whatever state it is in.
+
+        The provider closes it at once; where it does not, the contract is asked to, and from 15 minutes later on the
+        next call takes the rest back. Raises StreamLeftOpen until then.
+        """
+        record = self._channel(channel)
+        if record.state in (State.CLOSED, State.VOID):
+            return record
+        try:
+            return await self._stop_channel(record, bearer)
+        except StreamLeftOpen:
+            raise
+        except PenstockError as error:
+            message = f"channel {channel[:10]} is perhaps open: {error}; `penstock recover` tries again"
+            self.journal.set_channel(channel, problem=message)
+            locked = record.deposit - record.signed
+            raise StreamLeftOpen(channel, message, locked=locked, until=record.reclaimable_at) from error
+
+    async def _stop_channel(self, record: ChannelRecord, bearer: str) -> ChannelRecord:
+        state = await self._channel_state(record.id)
+        if state is None:
+            if self.now() > record.created_at + MEMPOOL_LIFE:
+                self.journal.set_channel(record.id, state=State.VOID, problem="")
+            else:
+                problem = "its transaction was sent and may still be mined; `penstock recover` looks again"
+                self.journal.set_channel(record.id, problem=problem)
+            return self._channel(record.id)
+        if state.finished:
+            return await self._channel_over(record)
+        problem = ""
+        try:
+            await self._have_channel_closed(record, bearer)
+            return await self._channel_over(record)
+        except GatewayError as error:
+            problem = str(error)
+        if (await self._channel_state(record.id) or state).finished:
+            return await self._channel_over(record)
+        if not state.requested_at:
+            self.keep_channel(record.id, "request", await self.chain.request_close(self.account, record.key))
+            state = await self._channel_state(record.id) or state
+        until = state.reclaimable_at or 0
+        if until and (await self.chain.head()).timestamp >= until:
+            receipt = await self.chain.reclaim(self.account, record.key, to=self.account.address)
+            self.keep_channel(record.id, "reclaim", receipt)
+            return await self._channel_over(record)
+        message = (
+            f"channel {record.id[:10]} was not closed by its provider ({problem}); the contract gives the rest back "
+            f"from {when(until)} on: run `penstock recover` then"
+        )
+        self.journal.set_channel(record.id, state=State.OPEN, reclaimable_at=until, problem=message)
+        raise StreamLeftOpen(record.id, message, locked=state.deposit - record.signed, until=until)
+
+    async def _have_channel_closed(self, record: ChannelRecord, bearer: str) -> None:
+        gateway = await self.gateway(record.endpoint)
+        if not bearer:
+            bearer = (await self.enter_channel(gateway, record)).token
+        answer: CloseAnswer | None = None
+        try:
+            answer = await gateway.close_session(bearer, CloseRequest())
+        except GatewayRefused as error:
+            if error.code not in CLOSING:
+                raise
+        end = asyncio.get_running_loop().time() + self.waits.settle
+        while not ((state := await self._channel_state(record.id)) and state.finished):
+            if asyncio.get_running_loop().time() > end:
+                raise GatewayUnreachable(f"{record.endpoint} was asked to close the channel, and it is still open")
+            await asyncio.sleep(POLL)
+        if answer is not None and answer.channel is not None and answer.channel.transaction:
+            closed = answer.channel
+            self._keep_channel(record.id, Transaction("close", closed.transaction, closed.gas_used, 0, relayed=True))
+
+    async def _channel_over(self, record: ChannelRecord) -> ChannelRecord:
+        """Its end is on the chain. What came back to the vault goes on to the wallet, if there is gas for it."""
+        head = await self.chain.head()
+        closed: ChannelClosed | None = None
+        for event in await self.chain.events(min(record.first_block, head.number), head.number):
+            if isinstance(event, ChannelOpened) and event.id == record.id:
+                self.journal.set_channel(record.id, deposit=event.deposit)
+            if isinstance(event, ChannelClosed) and event.id == record.id:
+                closed = event
+        if closed is None:
+            raise NotFound(f"the node does not show how channel {record.id[:10]} ended")
+        paid, refund, to = closed.cumulative, closed.refund, closed.to
+        self.journal.set_channel(record.id, state=State.CLOSED, paid=paid, refund=refund, refund_to=to, problem="")
+        if to == ZERO_ADDRESS and refund:
+            with suppress(ChainError):
+                await self._bring_home(record, refund)
+        return self._channel(record.id)
+
+    async def _bring_home(self, record: ChannelRecord, refund: int) -> None:
+        token, me = record.key.token, self.account.address
+        coins, held = await self.chain.native_balance(me), await self.chain.vault_balance(token, me)
+        amount = min(refund, held)
+        if not amount or coins < self.gas_reserve // 5:
+            return
+        self.keep_channel(record.id, "withdraw", await self.chain.withdraw_vault(self.account, token, amount, to=me))
+        self.journal.set_channel(record.id, refund_to=me)
+
+    async def recover_from_chain(self, first_block: int) -> list[Record]:
+        """Put on record, and stop, every running stream that the chain says this account opened.
+
+        For a journal that was lost. Reads all events from `first_block` on.
+        """
+        me, chain = self.account.address, self.chain
+        head = await chain.head()
+        events = await chain.stream_events(first_block, head.number, payer=me)
+        opened = {event.id: event for event in events if isinstance(event, Opened) and event.key.payer == me}
+        ids = list(opened)
+        states = await chain.streams(ids)
+        found = []
+        for stream, state in zip(ids, states, strict=True):
+            if state is None or self.journal.get(stream) is not None:
+                continue
+            await self._adopt(opened[stream])
+            try:
+                found.append(await self.stop(stream))
+            except StreamLeftOpen:
+                found.append(self._get(stream))
+        return found
+
+    async def stop(self, stream: StreamId, *, bearer: str = "", refused: bool = False) -> Record:
+        """Close a stream on record, the refund to the account's wallet, and return its final record.
+
+        Whatever state it is in: nothing happens to one that is over. `bearer` is its session's token, where
+        there still is one; `refused`: the provider said no to opening it.
+
+        Raises StreamLeftOpen where it could not be closed, saying what is locked until when.
+        """
+        record = self._get(stream)
+        if record.state in (State.CLOSED, State.VOID):
+            return record
+        self._tell("closing", record)
+        try:
+            return await self._stop(record, bearer, refused)
+        except PenstockError as error:
+            self.journal.note(stream, str(error))
+            if isinstance(error, StreamLeftOpen):
+                raise
+            raise await self._left_open(record, str(error)) from error
+
+    # --- used by sessions ---
+
+    def check_greeting(self, greeting: WellKnown, provider: Provider) -> None:
+        """That we talk to whom the registry names, about the contracts that we mean, before money moves."""
+        found = (greeting.provider.lower(), greeting.chain_id, greeting.contracts.stream_pay.lower())
+        if found != (provider.id.lower(), self.chain.chain_id, self.chain.stream_pay.lower()):
+            raise GatewayGarbage(
+                f"{provider.endpoint} speaks for another provider, chain or deployment than the registry says; "
+                "choose another provider"
+            )
+
+    async def enter_channel(self, gateway: Gateway, record: ChannelRecord) -> SessionAnswer:
+        """Trade an open channel for a token, waiting for the provider to see the open."""
+        signer = session_key(record)
+        end = asyncio.get_running_loop().time() + self.waits.sight
+        while True:
+            grant = new_grant(record.id, 0, record.provider, gateway.endpoint, self.now())
+            body = GrantBody.of(grant, grant.sign(self.chain.session_domain, signer))
+            request = SessionRequest(StreamKeyBody.of(record.key), body, channel=ChannelBody(str(record.deposit)))
+            try:
+                return await gateway.open_session(request)
+            except GatewayRefused as error:
+                if error.code != "channel_unknown" or asyncio.get_running_loop().time() > end:
+                    raise
+            await asyncio.sleep(POLL)
+
+    def keep_channel(self, channel: StreamId, what: str, receipt: Receipt) -> None:
+        self._keep_channel(channel, Transaction(what, receipt.transaction, receipt.gas_used, receipt.fee))
+
+    def _keep_channel(self, channel: StreamId, transaction: Transaction) -> None:
+        known = self._channel(channel).transactions
+        if all(one.hash != transaction.hash for one in known):
+            self.journal.set_channel(channel, transactions=(*known, transaction))
+
+    def _channel(self, channel: StreamId) -> ChannelRecord:
+        record = self.journal.channel(channel)
+        if record is None:
+            raise NotFound(f"no channel {channel} on record")
+        return record
+
+    async def _channel_state(self, channel: StreamId) -> ChannelState | None:
+        return (await self.chain.channels([channel]))[0]
+
+    def now(self) -> int:
+        return int(self._clock())
+
+    async def gateway(self, endpoint: str) -> Gateway:
+        """OfferMismatch where it is not an endpoint to connect to."""
+        check_endpoint(endpoint, allow_private=self.allow_private)
+        if not self.allow_private:
+            await check_resolved(endpoint)
+        return Gateway(endpoint, self._http, self.waits)
+
+    async def shake_hands(self, gateway: Gateway, record: Record) -> SessionAnswer:
+        """Trade an open stream for a token, waiting for the provider to see the open."""
+        signer = LocalAccount(record.secret)
+        end = asyncio.get_running_loop().time() + self.waits.sight
+        while True:
+            grant = new_grant(record.id, record.start, record.provider, gateway.endpoint, self.now())
+            signature = grant.sign(self.chain.session_domain, signer)
+            request = SessionRequest(StreamKeyBody.of(record.key), GrantBody.of(grant, signature))
+            try:
+                return await gateway.open_session(request)
+            except GatewayRefused as error:
+                if error.code not in NOT_YET or asyncio.get_running_loop().time() > end:
+                    raise
+            await asyncio.sleep(POLL)
+
+    async def wait_for_open(self, record: Record) -> StreamState | None:
+        """The stream's state once our node has it; None where it does not come within some blocks."""
+        return await self._wait(lambda: self._state(record.id), lambda state: state is not None, self.waits.settle)
+
+    def keep(self, record: Record, what: str, receipt: Receipt) -> None:
+        self._keep(record, Transaction(what, receipt.transaction, receipt.gas_used, receipt.fee))
+
+    def keep_relayed(self, record: Record, what: str, transaction: str, gas_used: int) -> None:
+        self._keep(record, Transaction(what, transaction, gas_used, 0, relayed=True))
+
+    def tell(self, what: str, record: Record) -> None:
+        self._tell(what, record)
+
+    # --- stopping ---
+
+    async def _stop(self, record: Record, bearer: str, refused: bool) -> Record:
+        state = await self._state(record.id)
+        may_come = record.state is State.INTENDED and self.now() - CLOCKS < record.void_after
+        if state is None and may_come and not refused:
+            # The provider has the signed order and may be submitting it this moment.
+            state = await self.wait_for_open(record)
+        if state is None:
+            return await self._gone(record)
+        if record.state is State.INTENDED or record.end != state.end:
+            self.journal.opened(record.id, start=state.start, end=state.end)
+            record = self._get(record.id)
+        if (await self.chain.head()).timestamp >= state.end:
+            return self._ended(record)
+        ways: list[Callable[[Record, str], Awaitable[bool]]] = [self._cancel, self._have_cancelled]
+        if record.gasless:
+            ways.reverse()
+        problems = []
+        for way in ways:
+            try:
+                if await way(record, bearer):
+                    return self._get(record.id)
+                return await self._gone(record)
+            except PenstockError as error:
+                problems.append(str(error))
+        raise await self._left_open(record, "; ".join(problems))
+
+    async def _cancel(self, record: Record, bearer: str) -> bool:
+        """By our own transaction. False where somebody else has closed the stream meanwhile."""
+        try:
+            receipt = await self.chain.cancel(self.account, record.key, to=self.account.address)
+        except Reverted:
+            if await self._state(record.id) is None:
+                return False
+            # A token that refuses to pay this wallet cannot refuse a credit in the vault.
+            receipt = await self.chain.cancel(self.account, record.key, to=ZERO_ADDRESS)
+        self.keep(record, "close", receipt)
+        closed = next(event for event in receipt.events if isinstance(event, Closed) and event.id == record.id)
+        self._closed(record, closed)
+        return True
+
+    async def _have_cancelled(self, record: Record, bearer: str) -> bool:
+        """By the provider's transaction, from our signature. True where the chain confirms it."""
+        gateway = await self.gateway(record.endpoint)
+        if not bearer:
+            bearer = (await self.shake_hands(gateway, record)).token
+        me = self.account.address
+        deadline = max((await self.chain.head()).timestamp, self.now()) + CANCEL_LIFE
+        digest = cancel_digest(self.chain.stream_pay_domain, record.id, record.start, me, deadline)
+        signature = "0x" + self.account.sign_digest(digest).hex()
+        answer: CloseAnswer | None = None
+        try:
+            answer = await gateway.close_session(bearer, CloseRequest(CancelBody(me, deadline, signature)))
+        except GatewayRefused as error:
+            if error.code not in CLOSING:
+                raise
+        if await self._wait(lambda: self._state(record.id), lambda state: state is None, self.waits.settle) is not None:
+            raise GatewayUnreachable(f"{record.endpoint} was asked to close the stream, and the chain still has it")
+        if answer is not None and answer.transaction:
+            self.keep_relayed(record, "close", answer.transaction, answer.gas_used)
+        return False
+
+    async def _gone(self, record: Record) -> Record:
+        """The chain has no such stream: never opened, or over. Its events tell which."""
+        head = await self.chain.head()
+        opened: Opened | None = None
+        closed: Closed | None = None
+        end = 0
+        for event in await self._events(record, head.number):
+            match event:
+                case Opened():
+                    opened, end = event, event.end
+                case ToppedUp():
+                    end = event.end
+                case Closed():
+                    closed = event
+        if opened is None:
+            return self._not_opened(record, max(head.timestamp, self.now() - CLOCKS))
+        self.journal.opened(record.id, start=opened.start, end=end)
+        record = self._get(record.id)
+        if closed is None:
+            return self._ended(record)
+        self._closed(record, closed)
+        return self._get(record.id)
+
+    def _not_opened(self, record: Record, now: int) -> Record:
+        last = record.void_after or record.created_at + MEMPOOL_LIFE
+        if now > last:
+            self.journal.void(record.id)
+        elif record.gasless:
+            self.journal.note(
+                record.id, f"the provider may still open it from your signed order until {when(record.void_after)}"
+            )
+        else:
+            self.journal.note(
+                record.id, "its transaction was sent and may still be mined; `penstock recover` looks again"
+            )
+        return self._get(record.id)
+
+    def _closed(self, record: Record, event: Closed) -> None:
+        deposit = flow(record.rate, record.end - record.start)
+        self.journal.closed(
+            record.id,
+            start=record.start,
+            end=record.end,
+            stop=event.stop,
+            paid=deposit - event.refund,
+            refund=event.refund,
+            refund_to=event.to,
+        )
+
+    def _ended(self, record: Record) -> Record:
+        """It ran to its end: all is the payee's, and no transaction is needed."""
+        deposit = flow(record.rate, record.end - record.start)
+        self.journal.closed(
+            record.id, start=record.start, end=record.end, stop=record.end, paid=deposit, refund=0, refund_to=""
+        )
+        return self._get(record.id)
+
+    async def _left_open(self, record: Record, why: str) -> StreamLeftOpen:
+        record = self._get(record.id)
+        known = record.state is State.OPEN
+        until = record.end if known else max(record.void_after, self.now()) + record.duration
+        now = self.now()
+        locked = flow(record.rate, record.duration)
+        if known:
+            state = StreamState(record.start, record.start, record.end, record.rate)
+            locked = state.refundable(min(max(now, record.start), record.end))
+        try:
+            token = await self.chain.token(record.key.token)
+            amount = format_amount(locked, token.decimals, token.symbol)
+        except ChainError:
+            amount = f"{locked} base units of {record.key.token}"
+        message = (
+            f"stream {record.id[:10]} is {'still' if known else 'perhaps'} open, and up to {amount} locked in it until "
+            f"{when(until)}: {why}; `penstock recover` tries again"
+        )
+        self.journal.note(record.id, message)
+        return StreamLeftOpen(record.id, message, locked=locked, until=until)
+
+    async def _adopt(self, event: Opened) -> None:
+        """Put a stream on record that only the chain knows of. Its session key is lost: we can only close it."""
+        provider, endpoint, model = event.key.payee, "", ""
+        try:
+            listing = await self.market.listing(event.key.offer_id)
+            provider, endpoint, model = listing.provider.id, listing.provider.endpoint, listing.offer.terms.model
+        except NotFound:
+            pass
+        self.journal.intend(
+            Record(
+                key=event.key,
+                chain_id=self.chain.chain_id,
+                stream_pay=self.chain.stream_pay,
+                provider=provider,
+                endpoint=endpoint,
+                model=model,
+                secret=b"",
+                rate=event.rate,
+                duration=event.end - event.start,
+                void_after=0,
+                first_block=event.place.block,
+                created_at=event.start,
+            )
+        )
+        self.journal.opened(event.id, start=event.start, end=event.end)
+
+    # --- helpers ---
+
+    def mine(self, records: list[Record]) -> list[Record]:
+        here = (self.chain.chain_id, self.chain.stream_pay, self.account.address)
+        return [record for record in records if (record.chain_id, record.stream_pay, record.key.payer) == here]
+
+    def _get(self, stream: StreamId) -> Record:
+        record = self.journal.get(stream)
+        if record is None:
+            raise NotFound(f"no stream {stream} on record; `penstock streams --all` lists them")
+        return record
+
+    async def _state(self, stream: StreamId) -> StreamState | None:
+        return (await self.chain.streams([stream]))[0]
+
+    async def _events(self, record: Record, last: int) -> list[StreamEvent]:
+        events = await self.chain.stream_events(min(record.first_block, last), last, payer=record.key.payer)
+        return [event for event in events if event.id == record.id]
+
+    async def _wait(
+        self,
+        look: Callable[[], Awaitable[StreamState | None]],
+        enough: Callable[[StreamState | None], bool],
+        seconds: float,
+    ) -> StreamState | None:
+        """Look until it is enough, or the seconds are over; the last look's result."""
+        end = asyncio.get_running_loop().time() + seconds
+        while True:
+            found = await look()
+            if enough(found) or asyncio.get_running_loop().time() >= end:
+                return found
+            await asyncio.sleep(POLL)
+
+    def _keep(self, record: Record, transaction: Transaction) -> None:
+        self.journal.add_transaction(record.id, transaction)
+        if self._on_news is not None:
+            self._on_news(News(transaction.what, self._get(record.id), transaction))
+
+    def _tell(self, what: str, record: Record) -> None:
+        if self._on_news is not None:
+            self._on_news(News(what, record))
+
+
+def when(timestamp: int) -> str:
+    """A Unix second for people."""
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

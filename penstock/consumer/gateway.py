@@ -1,0 +1,390 @@
+"""The client's side of a provider's gateway: handshake, chat, close. Whatever answers there is not trusted.
+
+Bodies are read up to a bound, redirects are not followed, every wait ends, and what goes wrong is a GatewayError.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+import httpx
+import msgspec
+
+from penstock.consumer.sse import read_events
+from penstock.errors import AnswerCut, GatewayGarbage, GatewayRefused, GatewayUnreachable, PaymentRequired
+from penstock.wire.sessions import (
+    SESSIONS_PATH,
+    VOUCHER_PATH,
+    WELL_KNOWN_PATH,
+    CloseAnswer,
+    CloseRequest,
+    SessionAnswer,
+    SessionRequest,
+    VoucherAnswer,
+    VoucherRequest,
+    WellKnown,
+)
+
+MAX_BODY = 256 * 1024
+"""Bytes of an answer that is read whole."""
+MAX_MESSAGE = 300
+"""Characters of a gateway's own words that are passed on."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """How long a gateway may take, in seconds."""
+
+    connect: float = 5
+    greeting: float = 10
+    """For its well-known document."""
+    handshake: float = 15
+    """From the session request to the token."""
+    sight: float = 60
+    """Until a gateway sees a stream that we opened: it may ask for confirmations."""
+    relay: float = 75
+    """The handshake where the gateway opens the stream itself, blocks to wait for included."""
+    stall: float = 60
+    """Between two events of an answer, the first included."""
+    close: float = 20
+    settle: float = 15
+    """Until our own node shows what a gateway has sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of an answer: some text, or why it ended, or what it took."""
+
+    text: str = ""
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+
+class Gateway:
+    """One provider's gateway. `endpoint` has passed `check_endpoint`."""
+
+    def __init__(self, endpoint: str, http: httpx.AsyncClient, waits: Waits) -> None:
+        self.endpoint = endpoint.rstrip("/")
+        self._http = http
+        self._waits = waits
+
+    @property
+    def base_url(self) -> str:
+        """What an OpenAI client takes as its base URL."""
+        return f"{self.endpoint}/v1"
+
+    async def well_known(self) -> WellKnown:
+        return await self._call("GET", WELL_KNOWN_PATH, WellKnown, wait=self._waits.greeting)
+
+    async def open_session(self, request: SessionRequest, *, wait: float | None = None) -> SessionAnswer:
+        """Trade a grant, with or without an order, for a token."""
+        wait = self._waits.handshake if wait is None else wait
+        return await self._call("POST", SESSIONS_PATH, SessionAnswer, body=request, wait=wait)
+
+    async def close_session(self, token: str, request: CloseRequest) -> CloseAnswer:
+        """End a session and its stream; the gateway submits the request's cancel and pays for it."""
+        path = f"{SESSIONS_PATH}/close"
+        return await self._call("POST", path, CloseAnswer, token=token, body=request, wait=self._waits.close)
+
+    async def send_voucher(self, token: str, request: VoucherRequest) -> VoucherAnswer:
+        """Pay; the same voucher again is answered the same."""
+        return await self._call("POST", VOUCHER_PATH, VoucherAnswer, token=token, body=request, wait=self._waits.close)
+
+    def chat(self, token: str, body: Mapping[str, Any], *, until: float | None) -> Answer:
+        """Send a chat request; the answer streams. `until`, on the event loop's clock, bounds it all."""
+        request = self._request("POST", "/v1/chat/completions", token, body)
+        request.headers["accept"] = "text/event-stream"
+        return Answer(self, request, until)
+
+    def _request(self, method: str, path: str, token: str, body: object) -> httpx.Request:
+        # Uncompressed, so that a small answer cannot become a large one.
+        headers = {"accept": "application/json", "accept-encoding": "identity"}
+        if token:
+            headers["authorization"] = f"Bearer {token}"
+        content = None
+        if body is not None:
+            content = msgspec.json.encode(body)
+            headers["content-type"] = "application/json"
+        try:
+            return self._http.build_request(method, self.endpoint + path, headers=headers, content=content)
+        except (httpx.InvalidURL, ValueError) as error:
+            raise GatewayUnreachable(f"{self.endpoint} is no usable URL ({error}); choose another provider") from error
+
+    async def _call(
+        self, method: str, path: str, kind: type[_T], *, wait: float, token: str = "", body: object = None
+    ) -> _T:
+        request = self._request(method, path, token, body)
+        try:
+            async with asyncio.timeout(wait):
+                response = await self._send(request)
+                try:
+                    raw = await self._read(response)
+                finally:
+                    await response.aclose()
+        except TimeoutError:
+            raise GatewayUnreachable(
+                f"{self.endpoint} did not answer within {wait:g} seconds; try again or choose another provider"
+            ) from None
+        if response.status_code not in (200, 201):
+            raise self._refusal(response, raw)
+        try:
+            return msgspec.json.decode(raw, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._garbage(f"{path} answered {_words(str(error))}") from error
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        """The response's head, or a GatewayError."""
+        try:
+            return await self._http.send(request, stream=True, follow_redirects=False)
+        except httpx.HTTPError as error:
+            raise self._transport_error(error) from error
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        raw = bytearray()
+        try:
+            async with aclosing(_bytes(response)) as pieces:
+                async for piece in pieces:
+                    raw += piece
+                    if len(raw) > MAX_BODY:
+                        raise self._garbage(f"it sent more than {MAX_BODY} bytes")
+        except httpx.HTTPError as error:
+            raise self._transport_error(error) from error
+        return bytes(raw)
+
+    def _transport_error(self, error: httpx.HTTPError) -> GatewayUnreachable | GatewayGarbage:
+        choose = "try again or choose another provider"
+        match error:
+            case httpx.ReadTimeout() | httpx.WriteTimeout():
+                return GatewayUnreachable(f"{self.endpoint} connected but does not answer; {choose}")
+            case httpx.ConnectTimeout():
+                return GatewayUnreachable(f"{self.endpoint} did not connect in {self._waits.connect:g} s; {choose}")
+            case httpx.RemoteProtocolError() if "without sending a response" in str(error):
+                return GatewayUnreachable(f"{self.endpoint} hung up without an answer; {choose}")
+            case httpx.RemoteProtocolError() if "incomplete" in str(error) or "closed" in str(error):
+                return GatewayUnreachable(f"{self.endpoint} hung up in the middle of its answer; {choose}")
+            case httpx.RemoteProtocolError() | httpx.DecodingError():
+                return self._garbage(_words(str(error)))
+        return GatewayUnreachable(
+            f"nothing answers at {self.endpoint} ({_words(str(error)) or type(error).__name__}); {choose}"
+        )
+
+    def _garbage(self, what: str) -> GatewayGarbage:
+        return GatewayGarbage(f"{self.endpoint} does not speak Penstock ({what}); choose another provider")
+
+    def _refusal(self, response: httpx.Response, raw: bytes) -> GatewayRefused:
+        """The gateway's own error, in whichever of the usual shapes."""
+        status, code, message = response.status_code, f"http_{response.status_code}", ""
+        body: dict[str, Any] = {}
+        try:
+            found = msgspec.json.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            found = None
+        if isinstance(found, dict):
+            body = found
+            error = body.get("error", body.get("detail"))
+            if isinstance(error, dict):
+                code = _words(str(error.get("code") or code))
+                message = _words(str(error.get("message") or ""))
+            elif isinstance(error, str):
+                message = _words(error)
+        said = f"{self.endpoint} answered {status}" + (f": {message}" if message else "")
+        if status == 402:
+            return PaymentRequired(
+                status, code, f"{said}; it does not accept the stream, choose another provider", body
+            )
+        return GatewayRefused(status, code, f"{said}; try again or choose another provider", body)
+
+
+class _DeltaBody(msgspec.Struct):
+    content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: msgspec.Raw = msgspec.Raw(b"")
+
+
+class _Choice(msgspec.Struct):
+    delta: _DeltaBody | None = None
+    finish_reason: str | None = None
+    index: int = 0
+
+
+class _UsageBody(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+
+
+class _Timings(msgspec.Struct):
+    """llama.cpp's count so far."""
+
+    prompt_n: int = 0
+    cache_n: int = 0
+    predicted_n: int = 0
+
+
+class _Chunk(msgspec.Struct):
+    choices: Sequence[_Choice] = ()
+    usage: _UsageBody | None = None
+    timings: _Timings | None = None
+    error: Any = None
+
+
+class Answer:
+    """An answer as it arrives: iterate over its deltas. As a context manager it hangs up when left.
+
+    Raises GatewayRefused and its kin before the first delta, AnswerCut where the answer stops early.
+    """
+
+    def __init__(self, gateway: Gateway, request: httpx.Request, until: float | None) -> None:
+        self._gateway = gateway
+        self._deltas = self._stream(request, until)
+        self._response: httpx.Response | None = None
+        self.text = ""
+        """All text so far."""
+        self.finish_reason: str | None = None
+        self.usage: Usage | None = None
+        self.pieces = 0
+        """Events with a part of the answer."""
+        self.received = 0
+        """Bytes of the answer's own words, calls of tools included."""
+        self.claimed: Usage | None = None
+        """The latest count that the gateway gave, at the end or on the way."""
+
+    def __aiter__(self) -> Answer:
+        return self
+
+    async def __anext__(self) -> Delta:
+        return await anext(self._deltas)
+
+    async def __aenter__(self) -> Answer:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Hang up, which stops the provider's work on it. Also while another task is reading."""
+        try:
+            await self._deltas.aclose()
+        except RuntimeError:
+            if self._response is not None:
+                await self._response.aclose()
+
+    async def read(self) -> str:
+        """The whole text."""
+        async for _ in self:
+            pass
+        return self.text
+
+    async def _stream(self, request: httpx.Request, until: float | None) -> AsyncGenerator[Delta]:
+        gateway, stall = self._gateway, self._gateway._waits.stall
+        loop = asyncio.get_running_loop()
+
+        def patience() -> float:
+            """When the next event must have come."""
+            soon = loop.time() + stall
+            return soon if until is None else min(soon, until)
+
+        def out_of_time() -> AnswerCut:
+            if until is not None and loop.time() >= until:
+                return AnswerCut(
+                    "stream_ended", "the paid time ended before the answer; ask again with more --duration"
+                )
+            return AnswerCut("stalled", f"{gateway.endpoint} sent nothing for {stall:g} s; try another provider")
+
+        try:
+            async with asyncio.timeout_at(patience()):
+                response = await gateway._send(request)
+        except TimeoutError:
+            raise out_of_time() from None
+        self._response = response
+        try:
+            if response.status_code != 200:
+                async with asyncio.timeout(stall):
+                    raw = await gateway._read(response)
+                raise gateway._refusal(response, raw)
+            kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if kind != "text/event-stream":
+                raise gateway._garbage(f"it answered a streaming request with {_words(kind) or 'no content type'}")
+            events = read_events(_bytes(response))
+            async with aclosing(events):
+                while True:
+                    try:
+                        async with asyncio.timeout_at(patience()):
+                            event = await anext(events)
+                    except TimeoutError:
+                        raise out_of_time() from None
+                    except (StopAsyncIteration, httpx.HTTPError):
+                        raise AnswerCut(
+                            "connection_lost", f"{gateway.endpoint} hung up in the middle of its answer; try again"
+                        ) from None
+                    if event == b"[DONE]":
+                        if self.finish_reason is None:
+                            raise AnswerCut("incomplete", f"{gateway.endpoint} ended its answer early; try again")
+                        return
+                    for delta in self._parse(event):
+                        yield delta
+        finally:
+            await response.aclose()
+
+    def _parse(self, event: bytes) -> list[Delta]:
+        try:
+            chunk = msgspec.json.decode(event, type=_Chunk)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise self._gateway._garbage(f"an event of its answer: {_words(str(error))}") from error
+        if chunk.error is not None:
+            error_body = chunk.error if isinstance(chunk.error, dict) else {"message": str(chunk.error)}
+            code = _words(str(error_body.get("code") or error_body.get("type") or "error"))
+            message = _words(str(error_body.get("message") or "")) or "no reason given"
+            cure = (
+                "ask again with more --duration" if code == "stream_ended" else "try again or choose another provider"
+            )
+            raise AnswerCut(code, f"{self._gateway.endpoint} cut the answer: {message}; {cure}")
+        found = []
+        if chunk.timings is not None:
+            prompt = chunk.timings.prompt_n + chunk.timings.cache_n
+            self.claimed = Usage(prompt, chunk.timings.predicted_n, prompt + chunk.timings.predicted_n)
+        for choice in chunk.choices:
+            if choice.delta is not None:
+                words = (choice.delta.content or "") + (choice.delta.reasoning_content or "")
+                self.received += len(words.encode("utf-8", "replace")) + len(choice.delta.tool_calls)
+                self.pieces += bool(words or choice.delta.tool_calls)
+            if choice.index != 0:
+                continue
+            text = choice.delta.content or "" if choice.delta else ""
+            if text or choice.finish_reason:
+                self.text += text
+                self.finish_reason = choice.finish_reason or self.finish_reason
+                found.append(Delta(text, choice.finish_reason))
+        if chunk.usage is not None:
+            usage = chunk.usage
+            self.usage = Usage(usage.prompt_tokens, usage.completion_tokens, usage.total_tokens)
+            self.claimed = self.usage
+            found.append(Delta(usage=self.usage))
+        return found
+
+
+async def _bytes(response: httpx.Response) -> AsyncGenerator[bytes]:
+    async for piece in response.aiter_raw():
+        yield piece
+
+
+def _words(text: str) -> str:
+    """A stranger's text as one printable line: no control characters reach the user's terminal."""
+    line = " ".join("".join(c if c.isprintable() or c.isspace() else " " for c in text).split())
+    return line if len(line) <= MAX_MESSAGE else line[: MAX_MESSAGE - 1] + "…"

@@ -1,0 +1,237 @@
+"""What is for sale, joined from the registry and the stakes; and the choice of one offer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from penstock.chain.port import Chain
+from penstock.consumer.endpoint import check_endpoint
+from penstock.errors import NoOffer, NotFound, OfferMismatch, PriceTooHigh
+from penstock.types import NATIVE, Address, Offer, OfferId, Provider, Service, Token
+from penstock.units import format_amount, format_rate
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """An offer with who makes it and what it is paid in."""
+
+    offer: Offer
+    provider: Provider
+    stake: int
+    """The provider's bonded stake, in base units of the stake asset."""
+    token: Token
+
+    @property
+    def rate(self) -> str:
+        """The price, for people: by the second, or by the million prompt and completion tokens."""
+        terms, token = self.offer.terms, self.token
+        if terms.by_second:
+            return format_rate(terms.rate, token.decimals, token.symbol)
+        prompt, completion = (format_amount(p, token.decimals) for p in (terms.prompt_price, terms.completion_price))
+        return f"{prompt}/{completion} {token.symbol} per million tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a consumer asks of an offer; what is left out does not matter to it."""
+
+    model: str | None = None
+    token: Address | None = None
+    provider: Address | None = None
+    offer: str | None = None
+    """The id, or its first digits."""
+    max_rate: int | None = None
+    """Base units x 1e6 per second of the token."""
+    min_stake: int | None = None
+    """Left out: the minimum that the chain asks of listed providers."""
+    region: str | None = None
+    min_context: int = 0
+    by_token: bool | None = None
+    """Paid by vouchers for tokens, or by a stream for time; left out: time where there is such an offer."""
+
+    def affords(self, listing: Listing) -> bool:
+        """Whether the price is within the limit; a limit by the second rules out what is sold by the token."""
+        terms = listing.offer.terms
+        return self.max_rate is None or (terms.by_second and terms.rate <= self.max_rate)
+
+    def fits(self, listing: Listing) -> bool:
+        """Everything but the price."""
+        terms, provider = listing.offer.terms, listing.provider
+        return (
+            (self.model is None or terms.model == self.model)
+            and (self.token is None or terms.token == self.token)
+            and (self.provider is None or provider.id == self.provider)
+            and (self.offer is None or has_prefix(listing.offer.id, self.offer))
+            and (self.min_stake is None or listing.stake >= self.min_stake)
+            and (self.region is None or terms.region == self.region)
+            and terms.context_length >= self.min_context
+            and (self.by_token is None or terms.by_token == self.by_token)
+        )
+
+    def __str__(self) -> str:
+        parts = [
+            f"{name} {value}"
+            for name, value in (
+                ("model", self.model),
+                ("token", self.token),
+                ("provider", self.provider),
+                ("offer", self.offer),
+                ("region", self.region),
+                ("stake of at least", self.min_stake),
+                ("context of at least", self.min_context or None),
+            )
+            if value is not None
+        ]
+        return ", ".join(parts) or "anything"
+
+
+class Market:
+    """The registry as a consumer sees it. Only inference, sold by the second or by the token; offers that are
+    paid by both at once are left out. Nothing here sends a transaction."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+
+    async def listings(self, *, inactive: bool = False) -> list[Listing]:
+        """All offers by the second or by the token, in order of creation."""
+        offers, providers = await asyncio.gather(self._chain.offers(), self._chain.providers())
+        sellers = {provider.id: provider for provider in providers if provider.service & Service.INFERENCE}
+        offers = [
+            offer
+            for offer in offers
+            if offer.terms.by_second != offer.terms.by_token
+            and offer.provider in sellers
+            and (inactive or offer.active)
+        ]
+        return await self._join(offers, sellers)
+
+    async def find(self, wanted: Wanted) -> list[Listing]:
+        """What fits, price included, best first: by token, then as `choose` ranks."""
+        wanted = await self._with_stake(wanted)
+        found = [listing for listing in await self.listings() if wanted.fits(listing) and (wanted.affords(listing))]
+        return sorted(found, key=lambda listing: (listing.offer.terms.token, *rank(listing)))
+
+    async def choose(self, wanted: Wanted) -> Listing:
+        """The cheapest that fits; among equals the highest stake, then the oldest.
+
+        Prices in different tokens do not compare: where `token` is left out, it is the only one in which
+        something fits, or else the native coin.
+
+        Raises NotFound for a provider or offer that does not exist, PriceTooHigh where only the price stands
+        in the way, NoOffer where nothing fits.
+        """
+        wanted = await self._with_stake(wanted)
+        if wanted.provider is not None:
+            await self._chain.provider(wanted.provider)
+        return choose(await self.listings(), wanted)
+
+    async def verify(self, listing: Listing, *, allow_private: bool) -> Listing:
+        """The listing as the registry has it now. Call it right before money moves.
+
+        Raises OfferMismatch where the offer is no longer active or its payee, endpoint, token or rate differ,
+        ConfigError where the endpoint is not one to connect to.
+        """
+        offer, provider = await asyncio.gather(
+            self._chain.offer(listing.offer.id), self._chain.provider(listing.offer.provider)
+        )
+        short = listing.offer.id[:10]
+        if offer.terms.offer_id(offer.provider) != offer.id or offer.id != listing.offer.id:
+            raise OfferMismatch(f"the terms of offer {short} do not hash to its id: the registry or the node is wrong")
+        if offer.terms != listing.offer.terms or offer.provider != listing.offer.provider:
+            raise OfferMismatch(f"offer {short} has other terms than expected; look again with `penstock offers`")
+        if not offer.active:
+            raise OfferMismatch(
+                f"offer {short} was taken off the market, perhaps for one at another price; "
+                "look again with `penstock offers`"
+            )
+        if provider.payee != listing.provider.payee or provider.endpoint != listing.provider.endpoint:
+            raise OfferMismatch(
+                f"provider {provider.id} has just changed its payee or endpoint; look again with `penstock offers`"
+            )
+        check_endpoint(provider.endpoint, allow_private=allow_private)
+        return Listing(offer, provider, listing.stake, listing.token)
+
+    async def listing(self, offer: OfferId) -> Listing:
+        """One offer by its id, active or not. NotFound where there is none."""
+        found = await self._chain.offer(offer)
+        provider = await self._chain.provider(found.provider)
+        return (await self._join([found], {provider.id: provider}))[0]
+
+    async def _join(self, offers: Sequence[Offer], sellers: dict[Address, Provider]) -> list[Listing]:
+        ids = sorted({offer.provider for offer in offers})
+        addresses = sorted({offer.terms.token for offer in offers})
+        stakes, tokens = await asyncio.gather(
+            asyncio.gather(*(self._chain.stake_of(provider) for provider in ids)),
+            asyncio.gather(*(self._token(token) for token in addresses)),
+        )
+        stake = dict(zip(ids, stakes, strict=True))
+        token = dict(zip(addresses, tokens, strict=True))
+        return [
+            Listing(offer, sellers[offer.provider], stake[offer.provider], known)
+            for offer in offers
+            if (known := token[offer.terms.token]) is not None
+        ]
+
+    async def _token(self, token: Address) -> Token | None:
+        """None for an address that is no token: an offer in it cannot be paid, and must not hide the others."""
+        from penstock.errors import NoContract, Reverted
+
+        try:
+            return await self._chain.token(token)
+        except (NoContract, Reverted):
+            return None
+
+    async def _with_stake(self, wanted: Wanted) -> Wanted:
+        if wanted.min_stake is not None:
+            return wanted
+        from dataclasses import replace
+
+        return replace(wanted, min_stake=await self._chain.minimum_stake())
+
+
+def choose(listings: Iterable[Listing], wanted: Wanted) -> Listing:
+    """`Market.choose` among listings at hand."""
+    listings = list(listings)
+    fitting = [listing for listing in listings if wanted.fits(listing)]
+    if not fitting:
+        raise _nothing(listings, wanted)
+    token = wanted.token if wanted.token is not None else paid_in(fitting)
+    fitting = [listing for listing in fitting if listing.offer.terms.token == token]
+    affordable = [listing for listing in fitting if wanted.affords(listing)]
+    if affordable:
+        return min(affordable, key=rank)
+    best = min(fitting, key=rank)
+    raise PriceTooHigh(f"the cheapest offer that fits costs {best.rate}, more than your limit; raise --max-rate")
+
+
+def paid_in(listings: Iterable[Listing]) -> Address:
+    """The token to pay in where none was asked for. NoOffer where that would be a guess."""
+    tokens = {listing.offer.terms.token: listing.token.symbol for listing in listings}
+    if len(tokens) == 1:
+        return next(iter(tokens))
+    if NATIVE in tokens:
+        return NATIVE
+    raise NoOffer(f"the offers that fit are in several tokens; choose one with --token: {', '.join(tokens.values())}")
+
+
+def has_prefix(identifier: str, prefix: str) -> bool:
+    return identifier.lower().removeprefix("0x").startswith(prefix.lower().removeprefix("0x"))
+
+
+def rank(listing: Listing) -> tuple[bool, int, int, int]:
+    """By which the best comes first: time before tokens, then the price."""
+    terms = listing.offer.terms
+    return terms.by_token, terms.rate or terms.completion_price, -listing.stake, listing.offer.number
+
+
+def _nothing(listings: Sequence[Listing], wanted: Wanted) -> NotFound | NoOffer:
+    if wanted.offer is not None and not any(has_prefix(listing.offer.id, wanted.offer) for listing in listings):
+        return NotFound(f"no active offer has the id {wanted.offer}; `penstock offers` lists them")
+    if not listings:
+        return NoOffer("nobody offers inference by the second on this chain yet; try later or another --network")
+    models = sorted({listing.offer.terms.model for listing in listings})
+    if wanted.model is not None and wanted.model not in models:
+        return NoOffer(f"nobody offers {wanted.model}; on offer: {', '.join(models[:8])}")
+    return NoOffer(f"no offer fits ({wanted}); `penstock offers` lists what there is")

@@ -1,0 +1,473 @@
+"""A session: one stream, opened, talked over and always closed."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from penstock.accrual import flow
+from penstock.consumer.gateway import Answer, Gateway
+from penstock.consumer.market import Listing
+from penstock.consumer.tasks import to_the_end
+from penstock.errors import (
+    ConfigError,
+    GatewayGarbage,
+    GatewayRefused,
+    InsufficientFunds,
+    NodeUnavailable,
+    PenstockError,
+    StreamLeftOpen,
+    TransactionLost,
+)
+from penstock.journal import Record, State, Transaction
+from penstock.keys import LocalAccount, new_session_key
+from penstock.types import (
+    NATIVE,
+    Address,
+    OfferId,
+    Opened,
+    Order,
+    Permit,
+    PermitKind,
+    Receipt,
+    StreamId,
+    StreamKey,
+    Token,
+    ToppedUp,
+)
+from penstock.units import format_amount
+from penstock.wire.eip712 import order_digest, permit_digest
+from penstock.wire.sessions import (
+    GrantBody,
+    OrderBody,
+    SessionAnswer,
+    SessionRequest,
+    StreamKeyBody,
+    WellKnown,
+    new_grant,
+)
+
+if TYPE_CHECKING:
+    from penstock.consumer.consumer import Consumer
+
+Gasless = bool | Literal["auto"]
+Message = Mapping[str, Any]
+
+DEFAULT_DURATION = 60
+"""Seconds to pay for in advance where nothing else is said. What is not used comes back."""
+ORDER_LIFE = 90
+"""Seconds that a provider has to submit a signed order."""
+NOT_YET = frozenset({"stream_unknown", "stream_unconfirmed"})
+"""Codes by which a gateway says that it has not seen the stream's open, yet."""
+ORDER_PENDING = "order_pending"
+"""The code by which a gateway says that it has sent a signed order, and the chain has not taken it, yet."""
+POLL = 0.25
+"""Seconds between looks at the chain, or tries of a handshake."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a stream came to. Amounts in base units of `token`."""
+
+    stream: StreamId
+    offer: OfferId
+    provider: Address
+    model: str
+    token: Token
+    state: State
+    start: int
+    """Unix seconds; 0 where it never opened."""
+    seconds: int
+    """Paid for."""
+    deposit: int
+    paid: int
+    refund: int
+    refund_to: str
+    """The refund's receiver; the zero address is the payer's vault balance."""
+    gasless: bool
+    transactions: tuple[Transaction, ...]
+    problem: str
+    """Why it is not closed; empty where it is."""
+
+    @classmethod
+    def of(cls, record: Record, token: Token) -> Summary:
+        opened = record.start > 0
+        return cls(
+            stream=record.id,
+            offer=record.key.offer_id,
+            provider=record.provider,
+            model=record.model,
+            token=token,
+            state=record.state,
+            start=record.start,
+            seconds=max(0, record.stop - record.start),
+            deposit=flow(record.rate, record.end - record.start) if opened else 0,
+            paid=record.paid,
+            refund=record.refund,
+            refund_to=record.refund_to,
+            gasless=record.gasless,
+            transactions=record.transactions,
+            problem=record.problem,
+        )
+
+
+class Session:
+    """An async context manager; made by `Consumer.session`. Inside the block the stream runs and costs."""
+
+    def __init__(self, consumer: Consumer, listing: Listing, duration: int | None, gasless: Gasless) -> None:
+        self.listing = listing
+        self._consumer = consumer
+        self._duration = duration
+        self._gasless = gasless
+        self._gateway: Gateway | None = None
+        self._record: Record | None = None
+        self._token = ""
+        self._answers: list[Answer] = []
+
+    # --- what the block uses ---
+
+    @property
+    def base_url(self) -> str:
+        """For any OpenAI client, with `token` as its API key."""
+        return self._running.base_url
+
+    @property
+    def token(self) -> str:
+        """The bearer token, good until the stream ends."""
+        return self._token
+
+    @property
+    def stream(self) -> StreamId:
+        return self._opened.id
+
+    @property
+    def start(self) -> int:
+        """When the stream began, in Unix seconds of the chain."""
+        return self._opened.start
+
+    @property
+    def end(self) -> int:
+        """When the deposit is used up, in Unix seconds of the chain."""
+        return self._opened.end
+
+    @property
+    def summary(self) -> Summary | None:
+        """What the stream came to, as far as known; final after the block. None where none was ever on its way."""
+        if self._record is None:
+            return None
+        record = self._consumer.journal.get(self._record.id)
+        assert record is not None
+        return Summary.of(record, self.listing.token)
+
+    def spent(self, now: int | None = None) -> int:
+        """What the stream has cost by a time, in base units of its token."""
+        record = self._opened
+        until = min(max(self._consumer.now() if now is None else now, record.start + 1), record.end)
+        return flow(record.rate, until - record.start)
+
+    def chat(
+        self,
+        prompt: str | Sequence[Message],
+        *,
+        system: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        **parameters: Any,
+    ) -> Answer:
+        """Ask; iterate over the result for its deltas as they arrive. Further keywords go into the request as
+        they are.
+
+        Raises PaymentRequired and other GatewayErrors, AnswerCut with the provider's code among them.
+        """
+        messages: list[Message] = [{"role": "system", "content": system}] if system is not None else []
+        messages += [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        body: dict[str, Any] = {
+            "model": self.listing.offer.terms.model,
+            "messages": messages,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if max_tokens is not None:
+            body["max_tokens"] = max_tokens
+        if temperature is not None:
+            body["temperature"] = temperature
+        # A little after the stream's end: the provider's own word on why it stopped comes first.
+        left = self.end - self._consumer.now() + 5
+        until = asyncio.get_running_loop().time() + max(left, 1)
+        answer = self._running.chat(self._token, body | parameters, until=until)
+        self._answers.append(answer)
+        return answer
+
+    async def top_up(self, seconds: int) -> int:
+        """Pay for more time, from the vault balance, then the wallet. Needs gas. Returns the stream's new end.
+
+        Raises InsufficientFunds, or Reverted where the stream has ended.
+        """
+        return await to_the_end(self._top_up(seconds))
+
+    # --- entering ---
+
+    async def __aenter__(self) -> Session:
+        try:
+            await self._enter()
+        except BaseException as error:
+            await self._leave(error)
+            raise
+        return self
+
+    async def _enter(self) -> None:
+        consumer = self._consumer
+        self.listing = listing = await consumer.market.verify(self.listing, allow_private=consumer.allow_private)
+        self._gateway = gateway = await consumer.gateway(listing.provider.endpoint)
+        greeting = await gateway.well_known()
+        consumer.check_greeting(greeting, listing.provider)
+        gasless, from_vault = await self._plan(greeting)
+        if gasless:
+            answer = await self._order(gateway, from_vault)
+        else:
+            await to_the_end(self._open(from_vault))
+            answer = await self._shake_hands(gateway)
+        self._check_answer(answer)
+        self._token = answer.token
+
+    async def _plan(self, greeting: WellKnown) -> tuple[bool, int]:
+        """Whether the provider is to open the stream, and what of the deposit the vault balance pays."""
+        consumer, terms = self._consumer, self.listing.offer.terms
+        me, chain = consumer.account.address, consumer.chain
+        least = greeting.min_relayed_duration
+        coins, vault = await asyncio.gather(chain.native_balance(me), chain.vault_balance(terms.token, me))
+        if self._gasless == "auto":
+            cost = flow(terms.rate, self._duration or DEFAULT_DURATION)
+            if terms.token == NATIVE:
+                short = max(0, cost - vault)
+                gasless = coins < short + consumer.gas_reserve and short == 0
+            else:
+                gasless = coins < consumer.gas_reserve
+        else:
+            gasless = self._gasless
+        if self._duration is None:
+            self._duration = max(DEFAULT_DURATION, least) if gasless else DEFAULT_DURATION
+        if self._duration < 1:
+            raise ConfigError("a stream lasts at least 1 second; raise --duration")
+        if gasless and self._duration < least:
+            raise ConfigError(
+                f"the provider opens streams by signature from {least} seconds on: use --duration {least}, "
+                "or an account with gas and --no-gasless"
+            )
+        cost = flow(terms.rate, self._duration)
+        from_vault = min(vault, cost)
+        await self._check_funds(gasless, coins, cost, from_vault)
+        return gasless, from_vault
+
+    async def _check_funds(self, gasless: bool, coins: int, cost: int, from_vault: int) -> None:
+        """InsufficientFunds, said before a transaction fails over it."""
+        consumer, token = self._consumer, self.listing.token
+        me, short = consumer.account.address, cost - from_vault
+        native = token.address == NATIVE
+        if gasless and native and short:
+            raise InsufficientFunds(
+                f"a stream in {token.symbol} without gas is paid from the vault, which holds "
+                f"{format_amount(from_vault, token.decimals)} of {format_amount(cost, token.decimals, token.symbol)} "
+                "needed; deposit more, choose a shorter --duration or drop --gasless"
+            )
+        held = coins if native else await consumer.chain.token_balance(token.address, me)
+        if held < short:
+            raise InsufficientFunds(
+                f"{me} has {format_amount(held + from_vault, token.decimals, token.symbol)} and needs "
+                f"{format_amount(cost, token.decimals, token.symbol)}; add funds or choose a shorter --duration"
+            )
+        if not gasless and coins < (short if native else 0) + consumer.gas_reserve:
+            coin = await consumer.chain.token(NATIVE)
+            raise InsufficientFunds(
+                f"{me} has {format_amount(coins, coin.decimals, coin.symbol)}, too little for "
+                + ("the deposit and its gas" if native else "gas")
+                + f"; add {format_amount(consumer.gas_reserve, coin.decimals, coin.symbol)}"
+                + (" or choose a shorter --duration" if native else " or use --gasless")
+            )
+
+    async def _intend(self, key: StreamKey, secret: bytes, void_after: int) -> Record:
+        consumer, listing = self._consumer, self.listing
+        assert self._duration is not None
+        record = Record(
+            key=key,
+            chain_id=consumer.chain.chain_id,
+            stream_pay=consumer.chain.stream_pay,
+            provider=listing.provider.id,
+            endpoint=listing.provider.endpoint,
+            model=listing.offer.terms.model,
+            secret=secret,
+            rate=listing.offer.terms.rate,
+            duration=self._duration,
+            void_after=void_after,
+            first_block=(await consumer.chain.head()).number,
+            created_at=consumer.now(),
+        )
+        consumer.journal.intend(record)
+        self._record = record
+        consumer.tell("intended", record)
+        return record
+
+    def _new_key(self) -> tuple[StreamKey, LocalAccount]:
+        signer = new_session_key()
+        key = StreamKey(
+            self._consumer.account.address,
+            self.listing.provider.payee,
+            self.listing.offer.terms.token,
+            signer.address,
+            self.listing.offer.id,
+        )
+        return key, signer
+
+    async def _open(self, from_vault: int) -> None:
+        """Open the stream by a transaction of our own."""
+        consumer, terms = self._consumer, self.listing.offer.terms
+        chain, account, journal = consumer.chain, consumer.account, consumer.journal
+        assert self._duration is not None
+        short = flow(terms.rate, self._duration) - from_vault
+        approval: Receipt | None = None
+        if terms.token != NATIVE and short and await chain.allowance(terms.token, account.address) < short:
+            approval = await chain.approve(account, terms.token, short)
+        key, signer = self._new_key()
+        record = await self._intend(key, signer.secret, 0)
+        if approval is not None:
+            consumer.keep(record, "approve", approval)
+        try:
+            receipt = await chain.open(
+                account,
+                key,
+                rate=terms.rate,
+                duration=self._duration,
+                value=short if terms.token == NATIVE else 0,
+                from_vault=from_vault,
+            )
+        except (NodeUnavailable, TransactionLost):
+            raise  # it may have opened, or may yet: closing finds out
+        except PenstockError:
+            journal.void(record.id)
+            raise
+        opened = next(event for event in receipt.events if isinstance(event, Opened) and event.id == record.id)
+        journal.opened(record.id, start=opened.start, end=opened.end)
+        consumer.keep(record, "open", receipt)
+
+    async def _shake_hands(self, gateway: Gateway) -> SessionAnswer:
+        """Trade a stream that is open for a token; wait for the provider to see it."""
+        return await self._consumer.shake_hands(gateway, self._opened)
+
+    async def _order(self, gateway: Gateway, from_vault: int) -> SessionAnswer:
+        """Have the provider open the stream from a signed order."""
+        consumer, terms = self._consumer, self.listing.offer.terms
+        chain, account = consumer.chain, consumer.account
+        assert self._duration is not None
+        deadline = max((await chain.head()).timestamp, consumer.now()) + ORDER_LIFE
+        permit = await self._permit(flow(terms.rate, self._duration) - from_vault, deadline)
+        key, signer = self._new_key()
+        order = Order(key, terms.rate, self._duration, from_vault, secrets.randbits(256), deadline)
+        signature = account.sign_digest(order_digest(chain.stream_pay_domain, order))
+        record = await self._intend(key, signer.secret, deadline)
+        grant = new_grant(record.id, 0, self.listing.provider.id, gateway.endpoint, consumer.now())
+        request = SessionRequest(
+            StreamKeyBody.of(key),
+            GrantBody.of(grant, grant.sign(chain.session_domain, signer)),
+            OrderBody.of(order, signature, permit),
+        )
+        try:
+            answer = await gateway.open_session(request, wait=consumer.waits.relay)
+        except GatewayRefused as error:
+            if error.code != ORDER_PENDING or not await self._confirm(record):
+                raise
+            return await self._shake_hands(gateway)
+        if not await self._confirm(record):
+            raise GatewayGarbage(
+                f"{gateway.endpoint} says that it opened the stream, and the chain does not have it; "
+                "choose another provider"
+            )
+        if answer.transaction:
+            consumer.keep_relayed(record, "open", answer.transaction, answer.gas_used)
+        return answer
+
+    async def _confirm(self, record: Record) -> bool:
+        """Whether the chain has the stream that the provider was to open."""
+        state = await self._consumer.wait_for_open(record)
+        if state is not None:
+            self._consumer.journal.opened(record.id, start=state.start, end=state.end)
+        return state is not None
+
+    async def _permit(self, amount: int, deadline: int) -> Permit:
+        """A signed allowance of exactly what the open will take."""
+        consumer, token = self._consumer, self.listing.token
+        chain, me = consumer.chain, consumer.account.address
+        if not amount or await chain.allowance(token.address, me) >= amount:
+            return Permit()
+        found = await chain.permit_domain(token.address, me)
+        if found is None:
+            raise InsufficientFunds(
+                f"{token.symbol} takes no signed permits: deposit into the vault first, or pay gas with --no-gasless"
+            )
+        separator, nonce = found
+        digest = permit_digest(separator, me, chain.stream_pay, amount, nonce, deadline)
+        return Permit(PermitKind.ERC2612, amount, 0, deadline, consumer.account.sign_digest(digest))
+
+    def _check_answer(self, answer: SessionAnswer) -> None:
+        record = self._opened
+        if answer.stream_id.lower() != record.id or not answer.token:
+            raise GatewayGarbage(
+                f"{self._running.endpoint} answered about another stream than asked; choose another provider"
+            )
+
+    # --- leaving ---
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._leave(error)
+
+    async def _leave(self, error: BaseException | None) -> None:
+        """Close the stream. An error on the way yields to the news that money is still locked."""
+        for answer in self._answers:
+            await answer.aclose()
+        if self._record is None:
+            return
+        try:
+            refused = isinstance(error, GatewayRefused) and error.code != ORDER_PENDING
+            await to_the_end(self._consumer.stop(self._record.id, bearer=self._token, refused=refused))
+        except PenstockError as problem:
+            if error is None:
+                raise
+            if isinstance(problem, StreamLeftOpen) and isinstance(error, Exception):
+                message = f"{problem} (it began with: {error})"
+                raise StreamLeftOpen(problem.stream, message, locked=problem.locked, until=problem.until) from error
+
+    # --- helpers ---
+
+    async def _top_up(self, seconds: int) -> int:
+        consumer, record = self._consumer, self._opened
+        chain, account, token = consumer.chain, consumer.account, record.key.token
+        cost = flow(record.rate, record.end + seconds - record.start) - flow(record.rate, record.end - record.start)
+        from_vault = min(await chain.vault_balance(token, account.address), cost)
+        short = cost - from_vault
+        if token != NATIVE and short and await chain.allowance(token, account.address) < short:
+            consumer.keep(record, "approve", await chain.approve(account, token, short))
+        receipt = await chain.top_up(
+            account, record.key, duration=seconds, value=short if token == NATIVE else 0, from_vault=from_vault
+        )
+        end = next(event.end for event in receipt.events if isinstance(event, ToppedUp) and event.id == record.id)
+        consumer.journal.opened(record.id, start=record.start, end=end)
+        consumer.keep(record, "top up", receipt)
+        return end
+
+    @property
+    def _running(self) -> Gateway:
+        if self._gateway is None:
+            raise RuntimeError("use the session inside its `async with` block")
+        return self._gateway
+
+    @property
+    def _opened(self) -> Record:
+        record = self._record and self._consumer.journal.get(self._record.id)
+        if record is None:
+            raise RuntimeError("use the session inside its `async with` block")
+        return record

@@ -1,0 +1,154 @@
+"""What can go wrong, as types. Each message names the cause and what to do about it.
+
+PenstockError
+├── ConfigError             a setting, key or deployment file is missing or wrong
+│   ├── WrongChain          the node is on another chain than the deployment
+│   └── JournalDamaged      the journal of streams cannot be read
+├── ChainError              the chain said no, or did not answer
+│   ├── NodeUnavailable     no answer, or not the answer of a node
+│   ├── NoContract          no code where a contract should be
+│   ├── Reverted            a contract refused, with its reason
+│   ├── TransactionLost     sent, and not mined before the deadline
+│   ├── InsufficientFunds   the account cannot pay the amount or the gas
+│   └── StreamLeftOpen      a stream could not be stopped, and money is locked in it
+├── NotFound                no such provider, offer or stream
+├── NoOffer                 nothing on the market fits what was asked
+│   └── PriceTooHigh        something fits, but costs more than the limit
+├── OfferMismatch           payee, token or rate differ from the registered offer
+├── WireError               a message is malformed
+│   ├── BadSignature        signed by another key, or not at all
+│   └── Expired             a grant, token or order is past its time
+└── GatewayError            a provider's gateway
+    ├── GatewayUnreachable  nothing answers at the endpoint
+    ├── GatewayGarbage      something answers, but not this protocol
+    ├── GatewayRefused      it answered with an error of its own
+    │   └── PaymentRequired HTTP 402, with its quote
+    ├── Overcharged         it counts more tokens, or wants more paid, than can be true
+    └── AnswerCut           the answer ended before it was complete
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class PenstockError(Exception):
+    """Base of all. `exit_code` is what a command line exits with."""
+
+    exit_code = 1
+
+
+class ConfigError(PenstockError):
+    exit_code = 2
+
+
+class WrongChain(ConfigError):
+    pass
+
+
+class JournalDamaged(ConfigError):
+    pass
+
+
+class ChainError(PenstockError):
+    exit_code = 3
+
+
+class NodeUnavailable(ChainError):
+    pass
+
+
+class NoContract(ChainError):
+    pass
+
+
+class Reverted(ChainError):
+    """`reason` is the contract's own, such as "streams: already ended"."""
+
+    def __init__(self, reason: str, *, doing: str = "") -> None:
+        self.reason = reason
+        super().__init__(f"{doing}: the contract refused: {reason}" if doing else f"the contract refused: {reason}")
+
+
+class TransactionLost(ChainError):
+    """`transaction` may still be mined later."""
+
+    def __init__(self, transaction: str, message: str) -> None:
+        self.transaction = transaction
+        super().__init__(message)
+
+
+class InsufficientFunds(ChainError):
+    pass
+
+
+class StreamLeftOpen(ChainError):
+    """At most `locked` base units of the stream's token stay locked, until `until` (Unix seconds) at the latest."""
+
+    def __init__(self, stream: str, message: str, *, locked: int, until: int) -> None:
+        self.stream, self.locked, self.until = stream, locked, until
+        super().__init__(message)
+
+
+class NotFound(PenstockError):
+    exit_code = 4
+
+
+class NoOffer(PenstockError):
+    exit_code = 4
+
+
+class PriceTooHigh(NoOffer):
+    pass
+
+
+class OfferMismatch(PenstockError):
+    exit_code = 4
+
+
+class WireError(PenstockError):
+    exit_code = 5
+
+
+class BadSignature(WireError):
+    pass
+
+
+class Expired(WireError):
+    pass
+
+
+class GatewayError(PenstockError):
+    exit_code = 6
+
+
+class GatewayUnreachable(GatewayError):
+    pass
+
+
+class GatewayGarbage(GatewayError):
+    pass
+
+
+class GatewayRefused(GatewayError):
+    """`status` is HTTP's; `code` is the gateway's own, such as "session_expired"."""
+
+    def __init__(self, status: int, code: str, message: str, body: dict[str, Any] | None = None) -> None:
+        self.status, self.code, self.body = status, code, body or {}
+        super().__init__(message)
+
+
+class PaymentRequired(GatewayRefused):
+    pass
+
+
+class Overcharged(GatewayError):
+    pass
+
+
+class AnswerCut(GatewayError):
+    """`code` says why, such as "stream_ended"."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        super().__init__(message)

@@ -1,0 +1,300 @@
+"""The provider's HTTP application, and what runs behind it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import msgspec
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from penstock.chain.port import Chain
+from penstock.errors import ChainError
+from penstock.wire.sessions import (
+    SESSIONS_PATH,
+    VOUCHER_PATH,
+    WELL_KNOWN_PATH,
+    CloseRequest,
+    SessionRequest,
+    VoucherRequest,
+)
+from provider.accounts import Accounts
+from provider.admission import Admission, Refusal
+from provider.asgi import App, ClientLeft, Receive, Scope, Send, read_body
+from provider.engines import Engine
+from provider.errors import ApiError
+from provider.gateway import PATHS, Gateway
+from provider.market import Seller
+from provider.payouts import Payouts
+from provider.projection import Clock, Projection
+from provider.sessions import Sessions
+from provider.settings import Settings
+from provider.store import Store, Usage
+
+log = structlog.get_logger("provider")
+
+_CONTROL_BODY = 64 * 1024
+_FLUSH_SECONDS = 0.25
+_FIRST_SYNC_SECONDS = 600.0
+_SETTLE_SECONDS = 20.0
+"""How long the last payout may keep the process from ending."""
+
+
+class Provider:
+    """The running parts, in the order in which they need each other."""
+
+    def __init__(
+        self, settings: Settings, *, chain: Chain, engine: Engine, store: Store, clock: Clock, seller: Seller
+    ) -> None:
+        self.settings, self.chain, self.engine, self.store, self.seller = settings, chain, engine, store, seller
+        self.projection = Projection(
+            chain,
+            store,
+            clock,
+            payee=seller.provider.payee,
+            first_block=seller.first_block,
+            confirmations=settings.confirmations,
+            poll_seconds=settings.poll_seconds,
+            outage_seconds=settings.outage_seconds,
+            head_stuck_seconds=settings.head_stuck_seconds,
+        )
+        self.admission = Admission(
+            self.projection, seller, slots=settings.slots, concurrency=settings.session_concurrency
+        )
+        self.accounts = Accounts(
+            store,
+            seller,
+            self.projection,
+            chain.stream_pay_domain,
+            credit_tokens=settings.credit_tokens,
+            step_tokens=min(settings.step_tokens, settings.credit_tokens),
+            grace_seconds=settings.voucher_seconds,
+        )
+        self.sessions = Sessions(settings, chain, store, seller, self.projection, self.admission, self.accounts, clock)
+        self.payouts = Payouts(
+            chain, store, seller, self.projection, self.accounts, gas_multiple=settings.payout_gas_multiple
+        )
+        self.gateway = Gateway(
+            settings, engine, seller, self.admission, self.sessions, self.accounts, self._record, clock
+        )
+        self._usage: list[Usage] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Know all that happened before, then follow the chain."""
+        await self.projection.load()
+        for closing in await self.store.closings():
+            self.admission.close(closing)
+        for session in await self.store.sessions():
+            if session.offer_id in self.seller.offers:
+                self.admission.add(session)
+        try:
+            async with asyncio.timeout(_FIRST_SYNC_SECONDS):
+                await self.projection.sync()
+        except (ChainError, TimeoutError) as error:
+            # What was known still holds up to its proven ends; new sessions wait for the node.
+            log.warning("cannot read the chain yet", error=str(error))
+        await self.accounts.load()
+        await self.gateway.start()
+        every = self.settings.payout_seconds
+        self._tasks = [
+            asyncio.create_task(self.projection.run(), name="projection"),
+            asyncio.create_task(_repeat(every, self._settle), name="payouts"),
+            asyncio.create_task(_repeat(min(every, 5.0), self.sessions.finish_closings), name="closings"),
+            asyncio.create_task(_repeat(_FLUSH_SECONDS, self._flush), name="usage"),
+        ]
+
+    async def drain(self) -> None:
+        """Take nothing new; give running answers a moment, then cut them."""
+        self.admission.stopping = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.stop_seconds):
+                await self.admission.idle()
+        self.admission.cut_all(Refusal("stopping", "the provider is stopping: cancel what is left, and go elsewhere"))
+
+    async def stop(self) -> None:
+        """Settle the earnings and leave. What is not worth its gas now waits on the chain."""
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        await self.gateway.stop()
+        await self._flush()
+        try:
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                await self.sessions.finish_closings()
+                await self.payouts.run()
+        except TimeoutError:
+            log.warning("the chain is too slow to settle now: what is due waits there, and at the next start")
+
+    def ready(self) -> dict[str, str]:
+        """What is amiss, by part; empty: ready to sell."""
+        found = {"engine": self.engine.trouble(), "chain": self.projection.trouble()}
+        if self.admission.stopping:
+            found["provider"] = "stopping"
+        return {part: trouble for part, trouble in found.items() if trouble}
+
+    async def _settle(self) -> None:
+        await self.payouts.run()
+        await self.sessions.forget()
+
+    def _record(self, usage: Usage) -> None:
+        self._usage.append(usage)
+
+    async def _flush(self) -> None:
+        rows, self._usage = self._usage, []
+        await self.store.add_usage(rows)
+
+
+def create_app(
+    settings: Settings, *, chain: Chain, engine: Engine, store: Store, clock: Clock, seller: Seller
+) -> ProviderApp:
+    """An ASGI application. It starts and stops what runs behind it in its lifespan; chain, engine and store are the
+    caller's to open and close."""
+    return ProviderApp(Provider(settings, chain=chain, engine=engine, store=store, clock=clock, seller=seller))
+
+
+class ProviderApp:
+    """The hot routes go straight to the gateway, all others through FastAPI."""
+
+    def __init__(self, provider: Provider) -> None:
+        self.provider = provider
+        self._gateway: App = provider.gateway
+        self._rest: App = _routes(provider)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] in PATHS:
+            await self._gateway(scope, receive, send)
+        else:
+            await self._rest(scope, receive, send)
+
+
+def _routes(provider: Provider) -> FastAPI:
+    sessions, admission = provider.sessions, provider.admission
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await provider.start()
+        try:
+            yield
+        finally:
+            await provider.stop()
+
+    app = FastAPI(title="Penstock provider", version="1", lifespan=lifespan, docs_url=None, redoc_url=None)
+
+    @app.get("/health", summary="Whether the process runs")
+    async def health() -> Response:
+        return _json(200, {"status": "ok"})
+
+    @app.get("/ready", summary="Whether it can sell now")
+    async def ready() -> Response:
+        troubles = provider.ready()
+        content = {
+            "status": "not ready" if troubles else "ready",
+            "troubles": troubles,
+            "block": provider.projection.block,
+            "sessions": admission.live_sessions(),
+            "slots": provider.settings.slots,
+            "running": admission.running,
+        }
+        return _json(503 if troubles else 200, content)
+
+    @app.get(WELL_KNOWN_PATH, summary="Who answers here, and for what price")
+    async def well_known() -> Response:
+        return _json(200, sessions.well_known())
+
+    @app.post(SESSIONS_PATH, summary="Trade a stream or a channel, and a grant, for a token", status_code=201)
+    async def open_session(request: Request) -> Response:
+        asked = await _decode(request, SessionRequest)
+        return _json(201, await sessions.open(asked))
+
+    @app.get(SESSIONS_PATH + "/current", summary="The state of the token's session")
+    async def current_session(request: Request) -> Response:
+        return _json(200, sessions.current(admission.session(_authorization(request))))
+
+    @app.post(VOUCHER_PATH, summary="Pay for tokens: a voucher for all that the channel owes, and a little ahead")
+    async def voucher(request: Request) -> Response:
+        session = admission.session(_authorization(request))
+        return _json(200, await provider.accounts.receive(session, await _decode(request, VoucherRequest)))
+
+    @app.post(SESSIONS_PATH + "/close", summary="End the token's session, its stream and its channel")
+    async def close_session(request: Request) -> Response:
+        session = admission.session(_authorization(request))
+        return _json(200, await sessions.close(session, await _decode(request, CloseRequest)))
+
+    @app.get("/v1/models", summary="The models on sale, in OpenAI's shape")
+    async def models() -> Response:
+        listed: dict[str, dict[str, Any]] = {}
+        for offer in provider.seller.active:
+            listed.setdefault(
+                offer.terms.model,
+                {
+                    "id": offer.terms.model,
+                    "object": "model",
+                    "created": offer.created_at,
+                    "owned_by": provider.seller.provider.id,
+                    "max_model_len": offer.terms.context_length,
+                },
+            )
+        return _json(200, {"object": "list", "data": list(listed.values())})
+
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        shown = sessions.payment_required(error, request.url.path) if error.status == 402 else error
+        return _json(shown.status, shown.body, shown.headers)
+
+    async def unknown(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "http_error")
+        what = ApiError(error.status_code, code, f"{request.method} {request.url.path}: {error.detail}")
+        return _json(what.status, what.body, dict(error.headers or {}))
+
+    async def failed(request: Request, error: Exception) -> Response:
+        log.error("a request failed", path=request.url.path, exc_info=error)
+        return _json(500, ApiError(500, "internal_error", "the gateway failed: try again, or go elsewhere").body)
+
+    async def left(_: Request, __: Exception) -> Response:
+        return Response(status_code=499)
+
+    app.add_exception_handler(ApiError, refused)
+    app.add_exception_handler(HTTPException, unknown)
+    app.add_exception_handler(ClientLeft, left)
+    app.add_exception_handler(Exception, failed)
+    return app
+
+
+async def _repeat(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Until cancelled. One failure must not end the schedule."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except Exception:
+            log.exception("a scheduled task failed")
+
+
+async def _decode(request: Request, kind: type[Any]) -> Any:
+    raw = await read_body(request.scope, request.receive, _CONTROL_BODY)
+    try:
+        return msgspec.json.decode(raw or b"{}", type=kind)
+    except msgspec.DecodeError as error:
+        code = "invalid_request" if isinstance(error, msgspec.ValidationError) else "invalid_json"
+        raise ApiError(400, code, f"the body is no {kind.__name__}: {error}") from None
+
+
+def _authorization(request: Request) -> bytes | None:
+    text = request.headers.get("authorization")
+    return text.encode("latin-1") if text is not None else None
+
+
+def _json(status: int, content: Any, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(content), status, headers, media_type="application/json")
+
+
+__all__ = ["Provider", "ProviderApp", "create_app"]

@@ -1,0 +1,403 @@
+"""The command line: `penstock-provider`, or `python -m provider`. Data goes to stdout, talk to stderr."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from penstock.errors import PenstockError
+
+if TYPE_CHECKING:
+    from penstock.types import Address, StreamEvent, StreamId
+    from provider.projection import LiveStream
+    from provider.service import Connection
+    from provider.settings import Settings
+
+cli = typer.Typer(
+    name="penstock-provider",
+    help="Sell LLM inference by the second or by the token. Without a command: start.",
+    no_args_is_help=False,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_VERBS = ("start", "status", "earnings", "withdraw", "offers")
+_CHAIN, _PLACE, _GOODS, _ENGINE = "The chain", "Where it is served", "What is sold", "The engine"
+
+Config = Annotated[
+    Path | None, typer.Option(help="TOML file with any of the settings.", envvar="PENSTOCK_PROVIDER_CONFIG")
+]
+Network = Annotated[str | None, typer.Option(help="local, bsc-testnet or bsc.", rich_help_panel=_CHAIN)]
+RpcUrl = Annotated[str | None, typer.Option(help="JSON-RPC endpoint.", rich_help_panel=_CHAIN)]
+DeploymentFile = Annotated[str | None, typer.Option("--deployment", help="Deployment file.", rich_help_panel=_CHAIN)]
+AccountName = Annotated[
+    str | None, typer.Option("--account", help="test:N, keystore file or alias, or env.", rich_help_panel=_CHAIN)
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON value a line on stdout.")]
+
+
+def main() -> None:
+    """Run the command that was asked for; `start` where none was."""
+    arguments = sys.argv[1:]
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("--help", "--version")):
+        arguments = ["start", *arguments]
+    try:
+        cli(arguments)
+    except PenstockError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+@cli.command()
+def start(
+    config: Config = None,
+    network: Network = None,
+    rpc_url: RpcUrl = None,
+    deployment: DeploymentFile = None,
+    account: AccountName = None,
+    payee: Annotated[
+        str | None, typer.Option(help="Whom streams pay; decided at registration.", rich_help_panel=_CHAIN)
+    ] = None,
+    confirmations: Annotated[
+        int | None, typer.Option(help="Blocks on top of an event before it counts.", rich_help_panel=_CHAIN)
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", rich_help_panel=_PLACE)] = None,
+    port: Annotated[int | None, typer.Option(help="0: any free one.", rich_help_panel=_PLACE)] = None,
+    public_url: Annotated[
+        str | None, typer.Option(help="What the registry says, if not http://HOST:PORT.", rich_help_panel=_PLACE)
+    ] = None,
+    state: Annotated[str | None, typer.Option(help="SQLite file.", rich_help_panel=_PLACE)] = None,
+    model: Annotated[str | None, typer.Option(help="The model's name on the market.", rich_help_panel=_GOODS)] = None,
+    offer: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="TOKEN:PRICE; repeatable. PRICE is an amount per second (native:0.00001), per million prompt and "
+            "completion tokens (native:0.1/0.3), or both (native:0.00001+0.1/0.3).",
+            rich_help_panel=_GOODS,
+        ),
+    ] = None,
+    slots: Annotated[int | None, typer.Option(help="Sessions at once.", rich_help_panel=_GOODS)] = None,
+    context_length: Annotated[int | None, typer.Option(help="Tokens.", rich_help_panel=_GOODS)] = None,
+    region: Annotated[str | None, typer.Option(help="Such as eu-central.", rich_help_panel=_GOODS)] = None,
+    quantization: Annotated[str | None, typer.Option(help="Such as fp8.", rich_help_panel=_GOODS)] = None,
+    engine_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible server; none: the embedded one.", rich_help_panel=_ENGINE)
+    ] = None,
+    engine_model: Annotated[
+        str | None, typer.Option(help="What the engine calls the model.", rich_help_panel=_ENGINE)
+    ] = None,
+    engine_key: Annotated[
+        str | None,
+        typer.Option(help="The engine's API key.", envvar="PENSTOCK_PROVIDER_ENGINE_KEY", rich_help_panel=_ENGINE),
+    ] = None,
+    gguf: Annotated[
+        str | None, typer.Option(help="Model file of the embedded engine.", rich_help_panel=_ENGINE)
+    ] = None,
+    engine_threads: Annotated[int | None, typer.Option(help="Of the embedded engine.", rich_help_panel=_ENGINE)] = None,
+    min_relayed_duration: Annotated[
+        int | None, typer.Option(help="Seconds that a stream has, if the provider pays the gas to open it.")
+    ] = None,
+    payout_seconds: Annotated[float | None, typer.Option(help="Time between two withdrawals.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    log_json: Annotated[bool | None, typer.Option("--log-json", help="Logs as JSON lines.")] = None,
+    json: Json = False,
+) -> None:
+    """Register, stake, list the offers, and serve until told to stop."""
+    given = {name: value for name, value in locals().items() if name not in ("config", "offer", "json")}
+    from provider.settings import load
+
+    settings = load({**given, "offers": tuple(offer or ())}, config)
+    _configure_log(settings)
+    from provider.service import Serving, serve
+
+    def ready(serving: Serving) -> None:
+        if json:
+            _emit(
+                {
+                    "event": "ready",
+                    "endpoint": serving.endpoint,
+                    "provider": serving.provider,
+                    "chain_id": serving.chain_id,
+                    "offers": list(serving.offers),
+                }
+            )
+        else:
+            print(f"ready: {serving.endpoint} provider {serving.provider}", flush=True)
+
+    _run(serve(settings, say=_say, ready=ready))
+
+
+@cli.command()
+def status(
+    config: Config = None,
+    network: Network = None,
+    rpc_url: RpcUrl = None,
+    deployment: DeploymentFile = None,
+    account: AccountName = None,
+    json: Json = False,
+) -> None:
+    """How this provider stands on the market, and whether its gateway answers."""
+    settings = _settings(config, network=network, rpc_url=rpc_url, deployment=deployment, account=account)
+    _run(_with_chain(settings, lambda c: _status(c, json)))
+
+
+@cli.command()
+def offers(
+    config: Config = None,
+    network: Network = None,
+    rpc_url: RpcUrl = None,
+    deployment: DeploymentFile = None,
+    account: AccountName = None,
+    enable: Annotated[str | None, typer.Option(help="Put this offer back on the market.")] = None,
+    disable: Annotated[str | None, typer.Option(help="Take this offer off the market.")] = None,
+    json: Json = False,
+) -> None:
+    """List this provider's offers, or change whether one is on the market."""
+    settings = _settings(config, network=network, rpc_url=rpc_url, deployment=deployment, account=account)
+    _run(_with_chain(settings, lambda c: _offers(c, enable, disable, json)))
+
+
+@cli.command()
+def earnings(
+    config: Config = None,
+    network: Network = None,
+    rpc_url: RpcUrl = None,
+    deployment: DeploymentFile = None,
+    account: AccountName = None,
+    json: Json = False,
+) -> None:
+    """What was earned, what is due now, and what lies in the vault; from the chain's events alone."""
+    settings = _settings(config, network=network, rpc_url=rpc_url, deployment=deployment, account=account)
+    _run(_with_chain(settings, lambda c: _earnings(c, json)))
+
+
+@cli.command()
+def withdraw(
+    config: Config = None,
+    network: Network = None,
+    rpc_url: RpcUrl = None,
+    deployment: DeploymentFile = None,
+    account: AccountName = None,
+    json: Json = False,
+) -> None:
+    """Take out all that is due now, whatever the gas. A provider that runs does it by itself on a schedule."""
+    settings = _settings(config, network=network, rpc_url=rpc_url, deployment=deployment, account=account)
+    _configure_log(settings)
+    _run(_with_chain(settings, lambda c: _withdraw(c, json)))
+
+
+# --- what the commands do ------------------------------------------------------------------------
+
+
+async def _status(connection: Connection, as_json: bool) -> None:
+    import aiohttp
+
+    from penstock.types import NATIVE
+    from penstock.units import format_amount
+
+    chain, me = connection.chain, connection.account.address
+    provider = await chain.provider(me)
+    stake, minimum = await chain.stake_of(me), await chain.minimum_stake()
+    try:
+        timeout = aiohttp.ClientTimeout(total=5)
+        async with aiohttp.ClientSession(timeout=timeout) as http, http.get(f"{provider.endpoint}/ready") as answer:
+            gateway = await answer.json()
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        gateway = {"status": "unreachable", "troubles": {"gateway": str(error) or type(error).__name__}}
+    found = {
+        "provider": me,
+        "endpoint": provider.endpoint,
+        "payee": provider.payee,
+        "stake": str(stake),
+        "minimum_stake": str(minimum),
+        "active_offers": provider.active_offers,
+        "gas_money": str(await chain.native_balance(me)),
+        "gateway": gateway,
+    }
+    if as_json:
+        _emit(found)
+        return
+    native = (await chain.token(NATIVE)).symbol
+    print(f"provider   {me}")
+    print(f"endpoint   {provider.endpoint} ({gateway['status']})")
+    for part, trouble in gateway.get("troubles", {}).items():
+        print(f"           {part}: {trouble}")
+    if "slots" in gateway:
+        print(f"sessions   {gateway['sessions']} of {gateway['slots']}, {gateway['running']} answers running")
+    print(f"payee      {provider.payee}")
+    print(f"stake      {format_amount(stake, 18, native)} (minimum {format_amount(minimum, 18, native)})")
+    print(f"gas money  {format_amount(int(found['gas_money']), 18, native)}")
+    print(f"offers     {provider.active_offers} on the market")
+
+
+async def _offers(connection: Connection, enable: str | None, disable: str | None, as_json: bool) -> None:
+    from penstock.errors import NotFound
+    from provider.market import format_price
+
+    chain, account = connection.chain, connection.account
+    for name, active in ((enable, True), (disable, False)):
+        if name is None:
+            continue
+        match = [o for o in await chain.offers_of(account.address) if name.startswith("0x") and o.id.startswith(name)]
+        if len(match) != 1:
+            raise NotFound(f"{len(match)} offers begin with {name}: `offers` lists them")
+        if match[0].active != active:
+            await chain.set_offer_active(account, match[0].id, active)
+            _say(f"{match[0].id[:10]} is now {'on' if active else 'off'} the market")
+    for offer in await chain.offers_of(account.address):
+        terms = offer.terms
+        token = await chain.token(terms.token)
+        if as_json:
+            _emit(
+                {
+                    "id": offer.id,
+                    "active": offer.active,
+                    "model": terms.model,
+                    "token": terms.token,
+                    "rate": str(terms.rate),
+                    "prompt_price": str(terms.prompt_price),
+                    "completion_price": str(terms.completion_price),
+                    "slots": terms.slots,
+                }
+            )
+        else:
+            shown = format_price(terms, token.decimals, token.symbol)
+            print(f"{offer.id}  {'on ' if offer.active else 'off'}  {terms.model}  {shown}  {terms.slots} slots")
+
+
+async def _earnings(connection: Connection, as_json: bool) -> None:
+    from penstock.types import Closed, Withdrawn
+    from penstock.units import format_amount
+    from provider.payouts import due_of
+
+    chain = connection.chain
+    payee = await _payee(connection)
+    streams, events, now = await _history(connection, payee)
+    for token in sorted({stream.key.token for stream in streams.values()}):
+        kind = await chain.token(token)
+        ours = {stream.id for stream in streams.values() if stream.key.token == token}
+        paid = sum(e.amount for e in events if isinstance(e, Withdrawn) and e.id in ours)
+        paid += sum(e.paid for e in events if isinstance(e, Closed) and e.id in ours)
+        due = sum(d.amount for d in due_of((s for s in streams.values() if s.id in ours), now))
+        vault = await chain.vault_balance(token, payee)
+        if as_json:
+            _emit(
+                {
+                    "token": token,
+                    "symbol": kind.symbol,
+                    "decimals": kind.decimals,
+                    "paid": str(paid),
+                    "due": str(due),
+                    "vault": str(vault),
+                }
+            )
+        else:
+            shown = [format_amount(value, kind.decimals, kind.symbol) for value in (paid, due, vault)]
+            print(f"paid {shown[0]}, due now {shown[1]}, in the vault {shown[2]}")
+    if not streams and not as_json:
+        print("nothing earned yet")
+
+
+async def _withdraw(connection: Connection, as_json: bool) -> None:
+    from penstock.units import format_amount
+    from provider.payouts import due_of, pay, vault_of
+
+    chain, account = connection.chain, connection.account
+    payee = await _payee(connection)
+    streams, _, now = await _history(connection, payee)
+    tokens = {stream.key.token for stream in streams.values()}
+    wanted = due_of(streams.values(), now)
+    if account.address == payee:
+        wanted += await vault_of(chain, payee, tokens)
+    for due in wanted:
+        payout, _ = await pay(chain, account, payee, due)
+        kind = await chain.token(due.token)
+        if as_json:
+            _emit(
+                {
+                    "kind": payout.kind,
+                    "token": due.token,
+                    "amount": str(payout.amount),
+                    "transaction": payout.transaction,
+                    "fee": str(payout.fee),
+                }
+            )
+        else:
+            print(f"{payout.kind:8}  {format_amount(payout.amount, kind.decimals, kind.symbol)}  {payout.transaction}")
+    if not wanted and not as_json:
+        print("nothing is due")
+
+
+# --- what they share -----------------------------------------------------------------------------
+
+
+async def _payee(connection: Connection) -> Address:
+    return (await connection.chain.provider(connection.account.address)).payee
+
+
+async def _history(connection: Connection, payee: Address) -> tuple[dict[StreamId, LiveStream], list[StreamEvent], int]:
+    """All streams that ever paid the payee, their events, and the head's time."""
+    from penstock.types import Opened
+    from provider.projection import fold
+
+    head = await connection.chain.head()
+    found = await connection.chain.stream_events(connection.deployment.first_block, head.number, payee=payee)
+    streams: dict[StreamId, LiveStream] = {}
+    events = []
+    for event in found:
+        if event.id in streams or (isinstance(event, Opened) and event.key.payee == payee):
+            fold(streams, event)
+            events.append(event)
+    return streams, events, head.timestamp
+
+
+def _settings(config: Path | None, **given: str | None) -> Settings:
+    from provider.settings import load
+
+    return load(given, config)
+
+
+async def _with_chain(settings: Settings, work: Callable[[Connection], Coroutine[Any, Any, None]]) -> None:
+    from provider.service import connect
+
+    async with connect(settings) as connection:
+        await work(connection)
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    import uvloop
+
+    uvloop.run(work)
+
+
+def _configure_log(settings: Settings) -> None:
+    import logging
+
+    import structlog
+
+    last = structlog.processors.JSONRenderer() if settings.log_json else structlog.dev.ConsoleRenderer(colors=False)
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            last,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _emit(value: object) -> None:
+    print(jsonlib.dumps(value), flush=True)

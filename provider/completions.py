@@ -1,0 +1,220 @@
+"""Requests for completions as the engine may see them, and answers put together from their pieces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from provider.errors import ApiError
+
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+
+_COMMON = frozenset(
+    "max_tokens temperature top_p n stop seed presence_penalty frequency_penalty logit_bias logprobs "
+    "top_k min_p repetition_penalty ignore_eos min_tokens response_format".split()
+)
+FIELDS = {
+    CHAT: _COMMON
+    | frozenset(
+        "messages max_completion_tokens top_logprobs tools tool_choice parallel_tool_calls functions function_call "
+        "reasoning_effort".split()
+    ),
+    TEXT: _COMMON | frozenset("prompt suffix echo".split()),
+}
+"""What goes on to the engine. The rest is dropped: among it are ways to jump its queue, to read others' caches and
+to run templates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    payload: bytes
+    streams: bool
+    """Whether the client wants pieces."""
+    wants_usage: bool
+    """Whether it asked for the piece with the usage."""
+
+
+def prepare(
+    raw: bytes,
+    path: str,
+    *,
+    model: str,
+    engine_model: str,
+    max_choices: int,
+    hints: dict[str, Any],
+    most_tokens: int | None = None,
+) -> Prepared:
+    """The body for the engine: always a stream, always with usage. ApiError 400 or 404 where it is no request.
+
+    `hints` are fields that make this engine count as it goes; they are added where no client sees the pieces, and
+    where tokens are paid for: then `most_tokens` is how many the deposit pays for, and the engine is asked for no more.
+    """
+    try:
+        body = msgspec.json.decode(raw)
+    except msgspec.DecodeError as error:
+        raise ApiError(400, "invalid_json", f"the body is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise ApiError(400, "invalid_request", "the body is not a JSON object")
+    asked = body.get("model")
+    if not isinstance(asked, str):
+        raise ApiError(400, "invalid_request", f"name the model: this session's is {model!r}", param="model")
+    if asked != model:
+        message = f"this session pays for {model!r}, not for {asked!r}: see /v1/models"
+        raise ApiError(404, "model_not_found", message, param="model")
+    streams = body.get("stream") or False
+    if not isinstance(streams, bool):
+        raise ApiError(400, "invalid_request", "stream is true or false", param="stream")
+    options = body.get("stream_options") or {}
+    if not isinstance(options, dict):
+        raise ApiError(400, "invalid_request", "stream_options is an object", param="stream_options")
+    choices = body.get("n")
+    if choices is not None and not (type(choices) is int and 1 <= choices <= max_choices):
+        raise ApiError(400, "invalid_request", f"n is 1 to {max_choices}", param="n")
+    needed = "messages" if path == CHAT else "prompt"
+    if needed not in body:
+        raise ApiError(400, "invalid_request", f"{needed} is missing", param=needed)
+    allowed = FIELDS[path]
+    sent = {name: value for name, value in body.items() if name in allowed and value is not None}
+    sent["model"] = engine_model
+    sent["stream"] = True
+    sent["stream_options"] = {"include_usage": True}
+    if most_tokens is not None:
+        _limit(sent, most_tokens // (choices or 1))
+    if not streams or most_tokens is not None:
+        for name, value in hints.items():
+            sent[name] = {**sent[name], **value} if isinstance(value, dict) and name in sent else value
+    return Prepared(msgspec.json.encode(sent), streams, bool(options.get("include_usage")))
+
+
+def _limit(sent: dict[str, Any], most: int) -> None:
+    """Ask for so many tokens at most, by the names that the client used."""
+    if most < 1:
+        raise ApiError(
+            402, "deposit_too_low", "the channel's deposit does not pay for one token of each choice: top up"
+        )
+    names = [name for name in ("max_tokens", "max_completion_tokens") if name in sent]
+    for name in names:
+        if type(sent[name]) is not int or sent[name] < 1:
+            raise ApiError(400, "invalid_request", f"{name} is a whole number from 1 on", param=name)
+    for name in names or ["max_tokens"]:
+        sent[name] = min(sent.get(name, most), most)
+
+
+@dataclass(slots=True)
+class Counted:
+    """Tokens of one answer so far."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    exact: bool = False
+    """False: as many as there were pieces, which is a lower bound."""
+
+    def take(self, piece: dict[str, Any]) -> None:
+        """From a piece that carries the engine's own count."""
+        usage, timings = piece.get("usage"), piece.get("timings")
+        if isinstance(usage, dict):
+            self.prompt_tokens = _count(usage.get("prompt_tokens"))
+            self.completion_tokens = _count(usage.get("completion_tokens"))
+            self.exact = True
+        elif isinstance(timings, dict):  # llama.cpp
+            self.prompt_tokens = _count(timings.get("prompt_n")) + _count(timings.get("cache_n"))
+            self.completion_tokens = _count(timings.get("predicted_n"))
+            self.exact = True
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """In OpenAI's shape."""
+        total = self.prompt_tokens + self.completion_tokens
+        found = {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": total,
+        }
+        return found if self.exact else found | {"estimated": True}
+
+
+class Assembly:
+    """The whole answer that a client which wants no pieces gets."""
+
+    def __init__(self, path: str, model: str) -> None:
+        self._chat = path == CHAT
+        self._model = model
+        self._head: dict[str, Any] = {}
+        self._choices: dict[int, dict[str, Any]] = {}
+        self._usage: Any = None
+
+    def add(self, piece: dict[str, Any]) -> None:
+        for name in ("id", "created", "system_fingerprint"):
+            if name in piece:
+                self._head.setdefault(name, piece[name])
+        if isinstance(piece.get("usage"), dict):
+            self._usage = piece["usage"]
+        for choice in piece.get("choices") or ():
+            self._add_choice(choice)
+
+    def _add_choice(self, piece: dict[str, Any]) -> None:
+        index = piece.get("index") or 0
+        choice = self._choices.setdefault(index, {"index": index, "finish_reason": None, "logprobs": None})
+        for name, value in piece.items():
+            if name == "index" or value is None:
+                continue
+            if name == "delta":
+                _merge(choice.setdefault("message", {}), value)
+            elif name == "text":
+                choice["text"] = choice.get("text", "") + value
+            elif name == "logprobs":
+                choice["logprobs"] = choice["logprobs"] or {}
+                for part, items in value.items():
+                    known = choice["logprobs"].get(part)
+                    choice["logprobs"][part] = known + items if isinstance(known, list) and items else known or items
+            else:
+                choice[name] = value
+
+    def answer(self, usage: dict[str, Any]) -> dict[str, Any]:
+        """As OpenAI shapes it; `usage` where the engine told none."""
+        choices = [self._choices[index] for index in sorted(self._choices)]
+        for choice in choices:
+            if self._chat:
+                message = choice.setdefault("message", {})
+                message.setdefault("role", "assistant")
+                message.setdefault("content", None if "tool_calls" in message else "")
+            else:
+                choice.setdefault("text", "")
+        return {
+            **self._head,
+            "object": "chat.completion" if self._chat else "text_completion",
+            "model": self._model,
+            "choices": choices,
+            "usage": self._usage or usage,
+        }
+
+
+_WHOLE = frozenset({"role", "id", "type", "index"})
+"""Fields of a delta that come whole; other texts come in pieces."""
+
+
+def _merge(message: dict[str, Any], delta: dict[str, Any]) -> None:
+    for name, value in delta.items():
+        known = message.get(name)
+        if value is None:
+            continue
+        if name == "tool_calls":
+            calls = message.setdefault("tool_calls", [])
+            for call in value:
+                place = call.get("index", len(calls))
+                while len(calls) <= place:
+                    calls.append({})
+                _merge(calls[place], {k: v for k, v in call.items() if k != "index"})
+        elif isinstance(value, dict):
+            _merge(message.setdefault(name, {}), value)
+        elif known is not None and type(value) is type(known) and isinstance(value, str | list) and name not in _WHOLE:
+            message[name] = known + value
+        else:
+            message[name] = value
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0

@@ -1,0 +1,5 @@
+"""What computes the answers: any server that speaks OpenAI's protocol, found by URL or started here."""
+
+from provider.engines._base import Dialect, Engine, EngineFailed
+
+__all__ = ["Dialect", "Engine", "EngineFailed"]

@@ -1,0 +1,133 @@
+"""The narrow interface of engines, and what all of them need."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, Protocol
+
+import aiohttp
+import msgspec
+
+from penstock.errors import PenstockError
+
+_PAUSE = 0.1
+_PROBE_SECONDS = 30.0
+
+
+class EngineFailed(PenstockError):
+    """It does not start, or is not what the settings say."""
+
+    exit_code = 7
+
+
+class Dialect(Enum):
+    """How an engine can be asked to count as it goes."""
+
+    PLAIN = "plain"
+    VLLM = "vllm"
+    LLAMA_CPP = "llamacpp"
+
+    @property
+    def hints(self) -> dict[str, Any]:
+        """Fields for a request whose pieces no client sees."""
+        if self is Dialect.VLLM:
+            return {"stream_options": {"continuous_usage_stats": True}}
+        return {"timings_per_token": True} if self is Dialect.LLAMA_CPP else {}
+
+
+class Engine(Protocol):
+    model: str
+    """What the engine calls the model."""
+    dialect: Dialect
+
+    @property
+    def base_url(self) -> str:
+        """Without /v1 and trailing slash; may change when it restarts."""
+        ...
+
+    @property
+    def api_key(self) -> str:
+        """Empty: none."""
+        ...
+
+    def trouble(self) -> str | None:
+        """Why it cannot answer now, or None."""
+        ...
+
+    async def start(self) -> None:
+        """Return when it has answered a first request. EngineFailed says why it never will."""
+        ...
+
+    async def stop(self) -> None: ...
+
+
+def headers(api_key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {api_key}"} if api_key else {}
+
+
+async def probe(
+    session: aiohttp.ClientSession,
+    base_url: str,
+    api_key: str,
+    model: str,
+    *,
+    seconds: float,
+    dead: Callable[[], str | None],
+) -> Dialect:
+    """Wait until the engine lists its models, check that ours is among them, and have it make one token.
+
+    `dead` tells why waiting is in vain. EngineFailed after `seconds`, or where the engine has another model.
+    """
+    deadline = time.monotonic() + seconds
+    listed: list[dict[str, Any]] | None = None
+    last = "no answer"
+    while listed is None:
+        if (why := dead()) is not None:
+            raise EngineFailed(why)
+        if time.monotonic() > deadline:
+            raise EngineFailed(f"the engine at {base_url} is not ready after {seconds:g} s: {last}")
+        try:
+            async with session.get(
+                f"{base_url}/v1/models", headers=headers(api_key), timeout=aiohttp.ClientTimeout(total=5)
+            ) as response:
+                raw = await response.read()
+                if response.status in (401, 403):
+                    raise EngineFailed(f"the engine at {base_url} refuses the key: set --engine-key")
+                if response.status == 200:
+                    listed = msgspec.json.decode(raw)["data"]
+                    break
+                last = f"/v1/models answers {response.status}"
+        except (aiohttp.ClientError, TimeoutError) as error:
+            last = str(error) or type(error).__name__
+        except (msgspec.DecodeError, KeyError, TypeError):
+            raise EngineFailed(f"{base_url}/v1/models is not OpenAI's list of models: check --engine-url") from None
+        await asyncio.sleep(_PAUSE)
+    names = {str(entry.get("id")): str(entry.get("owned_by")) for entry in listed}
+    if model not in names:
+        raise EngineFailed(f"the engine has no model {model!r}, only {', '.join(sorted(names))}: set --engine-model")
+    await _first_token(session, base_url, api_key, model)
+    return Dialect(names[model]) if names[model] in ("vllm", "llamacpp") else Dialect.PLAIN
+
+
+async def _first_token(session: aiohttp.ClientSession, base_url: str, api_key: str, model: str) -> None:
+    chat = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    text = {"model": model, "prompt": "Hello", "max_tokens": 1}
+    said = ""
+    for path, body in (("chat/completions", chat), ("completions", text)):
+        try:
+            async with session.post(
+                f"{base_url}/v1/{path}",
+                json=body,
+                headers=headers(api_key),
+                timeout=aiohttp.ClientTimeout(total=_PROBE_SECONDS),
+            ) as response:
+                if response.status == 200:
+                    await response.read()
+                    return
+                said = f"{response.status} {(await response.text())[:200]}"
+        except (aiohttp.ClientError, TimeoutError) as error:
+            said = str(error) or type(error).__name__
+    raise EngineFailed(f"the engine at {base_url} does not answer a first request: {said}")

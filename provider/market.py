@@ -1,0 +1,183 @@
+"""The provider's place on the market: registered, staked, its offers listed. Doing it twice changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from penstock.chain.port import Account, Chain
+from penstock.errors import ConfigError, NotFound
+from penstock.types import NATIVE, Address, Offer, OfferId, Provider, Receipt, Service, Terms, address
+from penstock.units import format_amount, format_rate, parse_amount, parse_rate
+from provider.settings import Settings
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Seller:
+    """Who sells here: the key that acts, what the registry says of it, and all its offers."""
+
+    account: Account
+    provider: Provider
+    offers: Mapping[OfferId, Offer]
+    """Inactive ones included: sessions that began under them go on."""
+    first_block: int
+    """Where the contracts' history begins."""
+
+    @property
+    def is_payee(self) -> bool:
+        """Whether the key may withdraw and close by itself."""
+        return self.account.address == self.provider.payee
+
+    @property
+    def active(self) -> list[Offer]:
+        return [offer for offer in self.offers.values() if offer.active]
+
+
+async def terms_of(settings: Settings, chain: Chain, tokens: Mapping[str, Address]) -> list[Terms]:
+    """The offers that the settings ask for. ConfigError where one makes no sense."""
+    found = []
+    for text in settings.offers:
+        name, colon, price = text.rpartition(":")
+        if not colon:
+            raise ConfigError(
+                f"the offer {text!r} is not TOKEN:PRICE, such as native:0.00001 (a second) or native:0.1/0.3 "
+                "(a million prompt and completion tokens)"
+            )
+        token = await chain.token(resolve_token(name, tokens))
+        rate, prompt_price, completion_price = parse_price(price, token.decimals)
+        if not (rate or completion_price) or max(rate, prompt_price, completion_price) >= 2**96:
+            raise ConfigError(f"the offer {text!r} has a price that is zero or out of range")
+        terms = Terms(
+            model=settings.model,
+            token=token.address,
+            rate=rate,
+            prompt_price=prompt_price,
+            completion_price=completion_price,
+            slots=settings.slots,
+            context_length=settings.context_length,
+            max_ttft_ms=settings.max_ttft_ms,
+            quantization=settings.quantization,
+            region=settings.region,
+        )
+        if terms in found:
+            raise ConfigError(f"the offer {text!r} is given twice")
+        found.append(terms)
+    return found
+
+
+def parse_price(text: str, decimals: int) -> tuple[int, int, int]:
+    """'0.00001' a second, '0.1/0.3' a million prompt and completion tokens, '0.00001+0.1/0.3' both: the scaled rate
+    and the token prices in base units per million. ConfigError where it is none of these."""
+    seconds, plus, tokens = text.rpartition("+")
+    if not plus and "/" not in text:
+        return parse_rate(text, decimals), 0, 0
+    prompt, slash, completion = tokens.partition("/")
+    if not slash or (plus and not seconds):
+        raise ConfigError(f"{text!r} is no price: write 0.00001, 0.1/0.3 or 0.00001+0.1/0.3")
+    rate = parse_rate(seconds, decimals) if plus else 0
+    prices = parse_amount(prompt, decimals), parse_amount(completion, decimals)
+    if not prices[1] or (plus and not rate):
+        raise ConfigError(f"{text!r} has a price of zero where one is needed: only prompt tokens may be free")
+    return rate, *prices
+
+
+def format_price(terms: Terms, decimals: int, symbol: str) -> str:
+    """What an offer costs, for people."""
+    parts = []
+    if terms.by_second:
+        parts.append(format_rate(terms.rate, decimals, symbol))
+    if terms.by_token:
+        prompt, completion = (format_amount(p, decimals) for p in (terms.prompt_price, terms.completion_price))
+        parts.append(f"{prompt}/{completion} {symbol} per million tokens")
+    return " + ".join(parts)
+
+
+def resolve_token(name: str, tokens: Mapping[str, Address]) -> Address:
+    """`native`, a symbol of the deployment, or an address."""
+    if name.lower() == "native":
+        return NATIVE
+    if name in tokens:
+        return tokens[name]
+    try:
+        return address(name)
+    except ValueError:
+        known = ", ".join(["native", *tokens])
+        raise ConfigError(f"no token {name!r}: name one of {known}, or give its address") from None
+
+
+async def enter(
+    chain: Chain,
+    account: Account,
+    settings: Settings,
+    wanted: Sequence[Terms],
+    *,
+    endpoint: str,
+    first_block: int,
+    say: Say,
+) -> Seller:
+    """Register, stake and list whatever is not so yet. Active offers that are no longer wanted are taken off the
+    market; where none is wanted the listed ones stay."""
+    provider = await _register(chain, account, settings, endpoint, say)
+    await _stake(chain, account, provider.id, say)
+    for offer in await chain.offers_of(provider.id):
+        if wanted and offer.active and offer.terms not in wanted:
+            await chain.set_offer_active(account, offer.id, False)
+            say(f"took offer {offer.id[:10]} off the market")
+    listed = {offer.id: offer for offer in await chain.offers_of(provider.id)}
+    for terms in wanted:
+        offer_id = terms.offer_id(provider.id)
+        token = await chain.token(terms.token)
+        shown = f"{terms.model} at {format_price(terms, token.decimals, token.symbol)}"
+        if offer_id not in listed:
+            _said(say, await chain.create_offer(account, provider.id, terms), f"listed {shown} as {offer_id[:10]}")
+        elif not listed[offer_id].active:
+            _said(say, await chain.set_offer_active(account, offer_id, True), f"put {shown} back on the market")
+    return await read(chain, account, provider.id, first_block, settings.model)
+
+
+async def read(chain: Chain, account: Account, provider: Address, first_block: int, model: str) -> Seller:
+    """ConfigError where nothing of this model is on the market."""
+    offers = {offer.id: offer for offer in await chain.offers_of(provider)}
+    seller = Seller(account, await chain.provider(provider), offers, first_block)
+    sold = [offer.terms for offer in seller.active if offer.terms.model == model]
+    if not any(terms.by_second or terms.by_token for terms in sold):
+        raise ConfigError(f"no offer of {model} is listed: give --offer native:0.00001 or the like")
+    return seller
+
+
+async def _register(chain: Chain, account: Account, settings: Settings, endpoint: str, say: Say) -> Provider:
+    me = account.address
+    try:
+        provider = await chain.provider(me)
+    except NotFound:
+        payee = _address_setting(settings.payee, "payee") if settings.payee else me
+        receipt = await chain.register(account, payee=payee, signer=me, service=Service.INFERENCE, endpoint=endpoint)
+        _said(say, receipt, f"registered {me}")
+        return await chain.provider(me)
+    if provider.owner != me:
+        raise ConfigError(f"{me} has given its provider away to {provider.owner}: use that account")
+    if settings.payee and provider.payee != _address_setting(settings.payee, "payee"):
+        raise ConfigError(f"{me} is registered with payee {provider.payee}, not {settings.payee}")
+    if provider.endpoint != endpoint:
+        _said(say, await chain.set_endpoint(account, me, endpoint), f"moved the endpoint to {endpoint}")
+        return await chain.provider(me)
+    return provider
+
+
+async def _stake(chain: Chain, account: Account, provider: Address, say: Say) -> None:
+    lacking = await chain.minimum_stake() - await chain.stake_of(provider)
+    if lacking > 0:
+        _said(say, await chain.stake(account, provider, lacking), f"staked {format_amount(lacking, 18)}")
+
+
+def _address_setting(text: str, name: str) -> Address:
+    try:
+        return address(text)
+    except ValueError:
+        raise ConfigError(f"{name} {text!r} is not an address") from None
+
+
+def _said(say: Say, receipt: Receipt, what: str) -> None:
+    say(f"{what} ({receipt.transaction[:10]}, {receipt.gas_used} gas)")

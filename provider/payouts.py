@@ -1,0 +1,173 @@
+"""Earnings go to the payee: on a schedule, and once more when the provider stops.
+
+What is due is the chain's own reckoning at the block that takes the transaction, so that doing it twice pays
+nothing twice. With the payee's key the money goes straight to the payee, the vault's credits too; with another
+key it is collected into the payee's vault balance. Vouchers are settled into the vault, whoever sends them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from penstock.chain.port import Account, Chain
+from penstock.errors import ChainError, Reverted
+from penstock.types import NATIVE, Address, ChannelSettled, StreamKey, Voucher, Withdrawn
+from provider.accounts import Accounts
+from provider.market import Seller
+from provider.projection import LiveStream, Projection
+from provider.store import Payout, Store
+
+log = structlog.get_logger("provider.payouts")
+
+_BATCH = 200
+_GAS_FIRST, _GAS_EACH, _GAS_VAULT = 45_000, 12_000, 45_000
+"""About what a withdrawal costs; see benchmarks/gas.json."""
+_GAS_PRICE = "gas_price"
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What could be taken out now."""
+
+    token: Address
+    amount: int
+    keys: tuple[StreamKey, ...] = ()
+    """Of the streams; none: it is the payee's vault balance, or channels."""
+    vouchers: tuple[Voucher, ...] = ()
+    """Of the channels."""
+
+
+def withdrawable(stream: LiveStream, now: int) -> int:
+    """What the payee could settle of a stream at a chain time: base units."""
+    return 0 if stream.closed is not None else stream.state.withdrawable(now)
+
+
+def due_of(streams: Iterable[LiveStream], now: int) -> list[Due]:
+    """What streams owe their payee at a chain time: by token, 200 streams at most each."""
+    by_token: dict[Address, list[tuple[StreamKey, int]]] = defaultdict(list)
+    for stream in streams:
+        if (amount := withdrawable(stream, now)) > 0:
+            by_token[stream.key.token].append((stream.key, amount))
+    found = []
+    for token, items in by_token.items():
+        for at in range(0, len(items), _BATCH):
+            part = items[at : at + _BATCH]
+            found.append(Due(token, sum(amount for _, amount in part), tuple(key for key, _ in part)))
+    return found
+
+
+async def vault_of(chain: Chain, payee: Address, tokens: Iterable[Address]) -> list[Due]:
+    """The payee's vault balances."""
+    balances = [(token, await chain.vault_balance(token, payee)) for token in sorted(set(tokens))]
+    return [Due(token, amount) for token, amount in balances if amount > 0]
+
+
+async def pay(chain: Chain, account: Account, payee: Address, due: Due) -> tuple[Payout, int]:
+    """Take it out, or with another key than the payee's collect it into the vault. Also the gas price."""
+    if due.vouchers:
+        kind, receipt = "settle", await chain.settle(account, due.vouchers)
+    elif not due.keys:
+        kind, receipt = "vault", await chain.withdraw_vault(account, due.token, due.amount, to=payee)
+    elif account.address == payee:
+        kind, receipt = "withdraw", await chain.withdraw(account, due.token, due.keys, to=payee)
+    else:
+        kind, receipt = "collect", await chain.collect(account, due.token, payee, due.keys)
+    settled = sum(event.amount for event in receipt.events if isinstance(event, Withdrawn))
+    amount = settled if due.keys else due.amount
+    count = len(due.keys) + sum(isinstance(event, ChannelSettled) for event in receipt.events)
+    payout = Payout(receipt.transaction, receipt.timestamp, kind, due.token, amount, count, receipt.fee)
+    return payout, receipt.gas_price
+
+
+class Payouts:
+    def __init__(
+        self,
+        chain: Chain,
+        store: Store,
+        seller: Seller,
+        projection: Projection,
+        accounts: Accounts,
+        *,
+        gas_multiple: float,
+    ) -> None:
+        self._chain, self._store, self._seller, self._projection = chain, store, seller, projection
+        self._accounts = accounts
+        self._gas_multiple = gas_multiple
+
+    async def run(self) -> list[Payout]:
+        """Take out all that is worth its gas. What fails is logged and left for the next time."""
+        done = []
+        wanted = due_of(self._projection.streams.values(), int(self._projection.now()))
+        for due in self._vouchers():
+            if await self._worthwhile(due) and (payout := await self._pay(due)):
+                done.append(payout)  # before the vault is looked at, which it fills
+        if self._seller.is_payee:
+            try:
+                wanted += await vault_of(self._chain, self._seller.provider.payee, self._tokens())
+            except ChainError as error:
+                log.warning("cannot see the vault balances", error=str(error))
+        for due in wanted:
+            if await self._worthwhile(due) and (payout := await self._pay(due)):
+                done.append(payout)
+        if done:
+            self._projection.poke()
+        return done
+
+    def _vouchers(self) -> list[Due]:
+        """What vouchers would add to what is settled: by token, 200 channels at most each."""
+        by_token: dict[Address, list[tuple[Voucher, int]]] = defaultdict(list)
+        for channel in self._projection.channels.values():
+            voucher = self._accounts.highest(channel)
+            if (amount := channel.state.added_by(voucher.cumulative)) > 0:
+                by_token[channel.key.token].append((voucher, amount))
+        found = []
+        for token, items in by_token.items():
+            for at in range(0, len(items), _BATCH):
+                part = items[at : at + _BATCH]
+                found.append(Due(token, sum(amount for _, amount in part), vouchers=tuple(v for v, _ in part)))
+        return found
+
+    async def _pay(self, due: Due) -> Payout | None:
+        try:
+            payout, gas_price = await pay(self._chain, self._seller.account, self._seller.provider.payee, due)
+        except Reverted as error:  # somebody settled or closed them in the same moment
+            log.info("nothing was paid out", token=due.token, reason=error.reason)
+            return None
+        except ChainError as error:
+            log.warning("a payout failed and will be tried again", token=due.token, error=str(error))
+            return None
+        await self._store.add_payout(payout)
+        await self._store.write_meta(_GAS_PRICE, str(gas_price))
+        log.info("paid out", kind=payout.kind, token=due.token, amount=payout.amount, fee=payout.fee)
+        return payout
+
+    async def _worthwhile(self, due: Due) -> bool:
+        """Whether it is worth its gas so many times over, by the last gas price that was paid. A token is worth what
+        our own offers of the same model make of it; one that no offer prices against the coin is always taken."""
+        price = int(await self._store.read_meta(_GAS_PRICE) or 0)
+        count = len(due.keys) + len(due.vouchers)
+        gas = _GAS_FIRST + _GAS_EACH * (count - 1) if count else _GAS_VAULT
+        needed = int(self._gas_multiple * 1000) * gas * price // 1000
+        if due.token == NATIVE:
+            return due.amount >= needed
+        coins, tokens = self._rate(NATIVE), self._rate(due.token)
+        if not coins or not tokens:
+            coins, tokens = self._token_price(NATIVE), self._token_price(due.token)
+        return not coins or not tokens or due.amount * coins >= needed * tokens
+
+    def _rate(self, token: Address) -> int:
+        return min((o.terms.rate for o in self._seller.active if o.terms.token == token and o.terms.rate), default=0)
+
+    def _token_price(self, token: Address) -> int:
+        prices = [o.terms.completion_price for o in self._seller.active if o.terms.token == token and o.terms.by_token]
+        return min(prices, default=0)
+
+    def _tokens(self) -> Sequence[Address]:
+        sold = [offer.terms.token for offer in self._seller.offers.values()]
+        keys = [stream.key for stream in self._projection.streams.values()]
+        keys += [channel.key for channel in self._projection.channels.values()]
+        return [*sold, *(key.token for key in keys)]

@@ -1,0 +1,626 @@
+"""From a paid stream or channel to a bearer token, and back: the handshake, a session's state, its end."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import msgspec
+import structlog
+
+from penstock.chain.port import Chain
+from penstock.errors import ChainError, Expired, InsufficientFunds, Reverted, TransactionLost, WireError
+from penstock.types import (
+    ChannelClosed,
+    ChannelOpened,
+    ChannelOrder,
+    Closed,
+    Offer,
+    Opened,
+    Order,
+    Permit,
+    Receipt,
+    StreamId,
+    address,
+)
+from penstock.wire import payment
+from penstock.wire.sessions import (
+    CLOCK_SKEW,
+    ChannelCloseAnswer,
+    CloseAnswer,
+    CloseRequest,
+    Contracts,
+    Grant,
+    OfferBody,
+    SessionAnswer,
+    SessionRequest,
+    WellKnown,
+)
+from provider.accounts import Accounts
+from provider.admission import Admission, hash_token
+from provider.errors import ApiError
+from provider.market import Seller
+from provider.projection import LiveChannel, LiveStream, Projection
+from provider.settings import Settings
+from provider.store import Closing, Replayed, Session, Store
+
+log = structlog.get_logger("provider.sessions")
+
+_BLOCK_SECONDS = 60.0
+"""How long a handshake waits for a block to be deep enough."""
+_LOOK_SECONDS = 3.0
+"""How long it waits for the projection to read the chain's present head."""
+_SESSIONS_PER_STREAM = 16
+
+
+class Sessions:
+    def __init__(
+        self,
+        settings: Settings,
+        chain: Chain,
+        store: Store,
+        seller: Seller,
+        projection: Projection,
+        admission: Admission,
+        accounts: Accounts,
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings, self._chain, self._store, self._seller = settings, chain, store, seller
+        self._projection, self._admission, self._accounts, self._clock = projection, admission, accounts, clock
+        self._busy: set[str] = set()
+        self._closing_now: set[StreamId] = set()
+        self._closing_channels: set[StreamId] = set()
+
+    # --- what is offered ---
+
+    def quotes(self) -> list[dict[str, Any]]:
+        provider = self._seller.provider
+        return [
+            payment.quote(
+                offer,
+                payee=provider.payee,
+                stream_pay=self._chain.stream_pay,
+                chain_id=self._chain.chain_id,
+                endpoint=provider.endpoint,
+                min_seconds=self._settings.quoted_seconds,
+                min_tokens=self._settings.min_relayed_tokens,
+            )
+            for offer in self._seller.active
+            if offer.terms.by_second or offer.terms.by_token
+        ]
+
+    def payment_required(self, error: ApiError, path: str) -> ApiError:
+        """The same refusal with all the ways to pay."""
+        resource = self._seller.provider.endpoint + path
+        content = payment.body(error.code, error.message, resource, self.quotes())
+        extra = {name: value for name, value in content.items() if name != "error"} | error.extra
+        headers = error.headers | {payment.HEADER.lower(): payment.header(content)}
+        return ApiError(402, error.code, error.message, headers=headers, details=error.details, extra=extra)
+
+    def well_known(self) -> WellKnown:
+        provider, chain = self._seller.provider, self._chain
+        return WellKnown(
+            version=1,
+            provider=provider.id,
+            endpoint=provider.endpoint,
+            chain_id=chain.chain_id,
+            contracts=Contracts(chain.stream_pay, chain.registry, chain.staking),
+            signer=provider.signer,
+            payee=provider.payee,
+            offers=[
+                OfferBody(
+                    id=offer.id,
+                    model=offer.terms.model,
+                    token=offer.terms.token,
+                    rate=str(offer.terms.rate),
+                    prompt_price=str(offer.terms.prompt_price),
+                    completion_price=str(offer.terms.completion_price),
+                    slots=offer.terms.slots,
+                    context_length=offer.terms.context_length,
+                    quantization=offer.terms.quantization,
+                    region=offer.terms.region,
+                )
+                for offer in self._seller.active
+            ],
+            min_relayed_duration=self._settings.min_relayed_duration,
+            min_relayed_tokens=self._settings.min_relayed_tokens,
+        )
+
+    # --- opening ---
+
+    async def open(self, request: SessionRequest) -> SessionAnswer:
+        """ApiError says what is wrong with the grant, the stream, the channel or an order; nothing is spent then."""
+        if request.version != 1:
+            raise ApiError(400, "unsupported_version", "this gateway speaks version 1 of the handshake")
+        if self._admission.stopping:
+            raise ApiError(503, "stopping", "the provider is stopping: go elsewhere")
+        try:
+            key = request.stream.value()
+            grant, signature = request.grant.value()
+            ordered = request.order.value(key) if request.order else None
+            locked = request.channel.value(key) if request.channel else None
+        except WireError as error:
+            raise ApiError(400, "invalid_request", str(error)) from None
+        if grant.stream_id != key.id:
+            raise ApiError(400, "grant_mismatch", f"the grant is for stream {grant.stream_id}, this one is {key.id}")
+        offer = self._seller.offers.get(key.offer_id)
+        if offer is None or not offer.active or not (offer.terms.by_second or offer.terms.by_token):
+            raise ApiError(404, "offer_unknown", f"{key.offer_id} is no offer on sale here: see the quotes")
+        if key.payee != self._seller.provider.payee:
+            raise ApiError(402, "wrong_payee", f"streams must pay {self._seller.provider.payee}, not {key.payee}")
+        if key.token != offer.terms.token:
+            raise ApiError(402, "wrong_token", f"the offer is priced in {offer.terms.token}, not {key.token}")
+        self._check_grant(grant, signature, key.session_key)
+        if not offer.terms.by_second:
+            if grant.start or ordered is not None:
+                message = "the offer is paid by the token alone: name start 0, and send a channel but no order"
+                raise ApiError(400, "grant_mismatch", message)
+        elif (grant.start == 0) != (ordered is not None):
+            raise ApiError(400, "grant_mismatch", "a grant names start 0 if it comes with an order, and only then")
+        if offer.terms.by_token != (locked is not None):
+            message = "send `channel` where the offer has token prices, and only there"
+            raise ApiError(400, "channel_mismatch", message)
+        with self._once(grant.nonce):
+            if await self._store.is_nonce_used(grant.nonce):
+                raise _replayed()
+            if (trouble := self._projection.trouble()) is not None:
+                raise ApiError(503, "chain_unavailable", f"no new sessions: {trouble}", retry_after=5)
+            if offer.terms.by_second:
+                self._admission.reserve(key.id, offer.id)
+            try:
+                stream, opened, channel_opened = None, ("", 0), ("", 0)
+                await self._catch_up()
+                if locked is not None and locked[1] is None:
+                    self._find_channel(key.id, locked[0])
+                if offer.terms.by_second:
+                    if ordered is None:
+                        stream = self._find(key.id, grant.start)
+                    else:
+                        stream, opened = await self._open_ordered(offer, *ordered)
+                if locked is not None and locked[1] is not None:
+                    channel_opened = await self._open_ordered_channel(offer, *locked[1])
+                return await self._begin(offer, key.id, stream, grant, *opened, *channel_opened)
+            finally:
+                self._admission.release(key.id)
+
+    def _check_grant(self, grant: Grant, signature: bytes, session_key: Any) -> None:
+        provider = self._seller.provider
+        try:
+            grant.check(
+                self._chain.session_domain,
+                signature,
+                session_key=session_key,
+                provider=provider.id,
+                audience=provider.endpoint,
+                now=int(self._clock()),
+            )
+        except Expired as error:
+            raise ApiError(401, "grant_expired", str(error)) from None
+        except WireError as error:
+            raise ApiError(401, "grant_invalid", f"the grant is not good: {error}") from None
+
+    @contextmanager
+    def _once(self, nonce: str) -> Iterator[None]:
+        """Of requests with one grant that come together, the first goes on."""
+        if nonce in self._busy:
+            raise _replayed()
+        self._busy.add(nonce)
+        try:
+            yield
+        finally:
+            self._busy.discard(nonce)
+
+    async def _catch_up(self) -> None:
+        """Read up to the chain's present head, so that no session begins on a stream that is over already."""
+        try:
+            head = await self._chain.head()
+        except ChainError as error:
+            raise ApiError(503, "chain_unavailable", str(error), retry_after=5) from None
+        if not await self._projection.reach(head.number - self._settings.confirmations, _LOOK_SECONDS):
+            raise ApiError(503, "chain_unavailable", "the node does not give the latest blocks", retry_after=5)
+
+    async def _catch_up_quietly(self) -> None:
+        """As far as the node lets us."""
+        with suppress(ChainError):
+            head = await self._chain.head()
+            await self._projection.reach(head.number - self._settings.confirmations, _LOOK_SECONDS)
+
+    def _find(self, stream_id: StreamId, start: int) -> LiveStream:
+        """A stream that the consumer opened itself."""
+        stream = self._projection.streams.get(stream_id)
+        if stream is None or stream.start < start:
+            depth = self._settings.confirmations
+            raise ApiError(
+                402,
+                "stream_unknown",
+                f"no stream {stream_id} since {start} has {depth} confirmations: wait for its block, or open it",
+                headers={"retry-after": "1"},
+            )
+        if stream.start != start:
+            raise ApiError(402, "stream_ended", f"that stream is over; the one now open started at {stream.start}")
+        return stream
+
+    def _find_channel(self, channel_id: StreamId, deposit: int) -> LiveChannel:
+        """A channel that the consumer opened itself."""
+        channel = self._projection.channels.get(channel_id)
+        if channel is None or (channel.state.running and channel.state.deposit < deposit):
+            depth = self._settings.confirmations
+            raise ApiError(
+                402,
+                "channel_unknown",
+                f"no channel {channel_id} with a deposit of {deposit} has {depth} confirmations: wait for its block, "
+                "or open it",
+                headers={"retry-after": "1"},
+            )
+        if (refusal := self._admission.channel_refusal(channel)) is not None:
+            raise ApiError(402, refusal.code, refusal.message)
+        return channel
+
+    async def _open_ordered(
+        self, offer: Offer, order: Order, signature: bytes, permit: Permit
+    ) -> tuple[LiveStream, tuple[str, int]]:
+        """Submit a gasless consumer's order, unless its stream is open already (an answer of ours that was lost)."""
+        stream_id = order.key.id
+        stream = self._projection.streams.get(stream_id)
+        if stream is not None and stream.closed is None and self._projection.now() < stream.end:
+            return stream, ("", 0)
+        if order.rate < offer.terms.rate:
+            raise _rate_too_low(order.rate, offer)
+        if order.duration < self._settings.min_relayed_duration:
+            raise ApiError(
+                402,
+                "duration_too_short",
+                f"a stream that the provider pays the gas for lasts {self._settings.min_relayed_duration} s at least",
+            )
+        if order.deadline <= self._projection.now():
+            raise ApiError(402, "order_expired", "the order's deadline has passed: sign a new one")
+        receipt = await self._relay(
+            self._chain.open_for(self._seller.account, order, signature, permit), order.key.payer
+        )
+        opened = next(e for e in receipt.events if isinstance(e, Opened) and e.id == stream_id)
+        await self._projection.reach(receipt.block, _BLOCK_SECONDS)
+        stream = self._projection.streams.get(stream_id)
+        if stream is None or stream.start != opened.start:
+            raise ApiError(
+                503,
+                "order_pending",
+                f"the stream is open since {opened.start} (transaction {receipt.transaction}) but not deep enough in "
+                "the chain: ask again with a new grant that names this start",
+                retry_after=5,
+                extra={"start": opened.start, "transaction": receipt.transaction},
+            )
+        log.info("opened a stream for its payer", stream=stream_id, gas=receipt.gas_used, fee=receipt.fee)
+        return stream, (receipt.transaction, receipt.gas_used)
+
+    async def _open_ordered_channel(
+        self, offer: Offer, order: ChannelOrder, signature: bytes, permit: Permit
+    ) -> tuple[str, int]:
+        """Submit a gasless consumer's order for a channel, unless it is open already. Transaction and gas."""
+        channel_id = order.key.id
+        if (known := self._projection.channels.get(channel_id)) is not None:
+            if (refusal := self._admission.channel_refusal(known)) is not None:
+                raise ApiError(402, refusal.code, refusal.message)
+            return "", 0
+        least = offer.terms.owed(0, self._settings.min_relayed_tokens)
+        if order.deposit < least:
+            raise ApiError(
+                402,
+                "deposit_too_low",
+                f"a channel that the provider pays the gas for has a deposit of {least} base units at least",
+            )
+        if order.deadline <= self._projection.now():
+            raise ApiError(402, "order_expired", "the order's deadline has passed: sign a new one")
+        receipt = await self._relay(
+            self._chain.open_channel_for(self._seller.account, order, signature, permit), order.key.payer
+        )
+        if not any(isinstance(e, ChannelOpened) and e.id == channel_id for e in receipt.events):
+            raise ApiError(503, "chain_refused", f"transaction {receipt.transaction} opened nothing", retry_after=5)
+        await self._projection.reach(receipt.block, _BLOCK_SECONDS)
+        if channel_id not in self._projection.channels:
+            raise ApiError(
+                503,
+                "order_pending",
+                f"the channel is open (transaction {receipt.transaction}) but not deep enough in the chain: ask again "
+                "with a new grant",
+                retry_after=5,
+                extra={"transaction": receipt.transaction},
+            )
+        log.info("opened a channel for its payer", channel=channel_id, gas=receipt.gas_used, fee=receipt.fee)
+        return receipt.transaction, receipt.gas_used
+
+    async def _relay(self, sending: Awaitable[Receipt], payer: str) -> Receipt:
+        """Send what a payer signed. ApiError says whose fault it is where that fails."""
+        try:
+            return await sending
+        except Reverted as error:
+            raise ApiError(402, "order_refused", str(error)) from None
+        except InsufficientFunds as error:
+            if payer in str(error):  # the message names whose money lacks
+                raise ApiError(402, "insufficient_funds", str(error)) from None
+            log.error("cannot pay the gas of orders", error=str(error))
+            raise ApiError(503, "relay_unavailable", "the provider cannot pay gas now: open it yourself") from None
+        except TransactionLost as error:
+            raise ApiError(
+                503,
+                "order_pending",
+                f"transaction {error.transaction} is not mined yet: ask again with a new grant in a while",
+                retry_after=15,
+            ) from None
+        except ChainError as error:
+            raise ApiError(503, "chain_unavailable", str(error), retry_after=5) from None
+
+    async def _begin(
+        self,
+        offer: Offer,
+        key: StreamId,
+        stream: LiveStream | None,
+        grant: Grant,
+        transaction: str,
+        gas_used: int,
+        channel_transaction: str,
+        channel_gas: int,
+    ) -> SessionAnswer:
+        if stream is not None and stream.state.rate < offer.terms.rate:
+            raise _rate_too_low(stream.state.rate, offer)
+        token = "pst_" + secrets.token_urlsafe(32)
+        session = Session(
+            id="ses_" + secrets.token_hex(12),
+            token_hash=hash_token(token.encode()),
+            stream_id=key,
+            start=stream.start if stream is not None else 0,
+            offer_id=offer.id,
+            created_at=self._clock(),
+            transaction=transaction,
+            gas_used=gas_used,
+            channel_transaction=channel_transaction,
+            channel_gas=channel_gas,
+        )
+        self._admission.require(session)  # refuses what is closed or used up
+        if self._admission.sessions_of(key, session.start) >= _SESSIONS_PER_STREAM:
+            raise ApiError(429, "too_many_sessions", "this stream has too many sessions: use one of its tokens")
+        try:
+            await self._store.add_session(session, grant.nonce, grant.expires_at)
+        except Replayed:
+            raise _replayed() from None
+        self._admission.add(session)
+        log.info("session opened", session=session.id, stream=key, model=offer.terms.model)
+        return self._answer(session, token)
+
+    def _answer(self, session: Session, token: str) -> SessionAnswer:
+        stream = self._projection.streams[session.stream_id] if session.start else None
+        return SessionAnswer(
+            session_id=session.id,
+            token=token,
+            stream_id=session.stream_id,
+            start=session.start,
+            end=stream.end if stream else 0,
+            rate=str(stream.state.rate if stream else 0),
+            offer_id=session.offer_id,
+            model=self._seller.offers[session.offer_id].terms.model,
+            expires_at=stream.end if stream else 0,
+            transaction=session.transaction,
+            gas_used=session.gas_used,
+            channel=self._accounts.answer(session),
+        )
+
+    async def forget(self) -> None:
+        """Drop what no longer matters: grants long expired, sessions long over."""
+        await self._store.forget_nonces(int(self._clock()) - 10 * CLOCK_SKEW)
+        await self._store.forget_sessions(self._admission.forget_gone())
+
+    # --- a session's state and end ---
+
+    def current(self, session: Session) -> SessionAnswer:
+        self._admission.require(session)
+        return self._answer(session, "")
+
+    async def close(self, session: Session, request: CloseRequest) -> CloseAnswer:
+        """End the session's stream, at the second at which this was asked, and its channel, with its highest voucher.
+        Asked again, it says how they ended."""
+        terms = self._seller.offers[session.offer_id].terms
+        if not terms.by_second:
+            if request.cancel is not None:
+                raise ApiError(400, "invalid_request", "there is no stream to cancel: send no cancel")
+            ended = await self._close_channel(session.stream_id)
+            return CloseAnswer(session.stream_id, "", 0, "0", "0", channel=ended)
+        answer = await self._close_stream(session, request)
+        return (
+            msgspec.structs.replace(answer, channel=await self._close_channel(session.stream_id))
+            if terms.by_token
+            else answer
+        )
+
+    async def _close_stream(self, session: Session, request: CloseRequest) -> CloseAnswer:
+        asked_at = int(self._projection.now())
+        stream = self._projection.streams.get(session.stream_id)
+        if stream is None or stream.start != session.start:
+            raise ApiError(402, "stream_ended", "the session's stream is over")
+        if stream.closed is not None or asked_at >= stream.end:
+            return _ended(stream)
+        cancel = None
+        if request.cancel is not None:
+            try:
+                raw = bytes.fromhex(request.cancel.signature.removeprefix("0x"))
+                cancel = (address(request.cancel.to), request.cancel.deadline, raw)
+            except (ValueError, TypeError):
+                raise ApiError(400, "invalid_request", "cancel.to is an address, cancel.signature 0x-hex") from None
+        elif not self._seller.is_payee:
+            raise ApiError(
+                409,
+                "cancel_needed",
+                "this gateway does not hold the payee's key: send a signed cancel, or cancel yourself",
+            )
+        if stream.id in self._closing_now:
+            raise ApiError(409, "closing", "the stream is being closed: ask again", retry_after=1)
+        first = self._admission.closing(stream.id, stream.start)
+        closing = Closing(stream.id, stream.start, first.stop_at if first else asked_at, cancel)
+        await self._store.add_closing(closing)
+        self._admission.close(closing)
+        try:
+            return await self._submit(stream, closing)
+        except Reverted as error:
+            if cancel is None or first is not None:
+                raise ApiError(503, "chain_refused", str(error), retry_after=5) from None
+            # The signature was worth nothing, so that nothing was asked.
+            await self._store.drop_closing(stream.id, stream.start)
+            self._admission.reopen(stream.id, stream.start)
+            raise ApiError(400, "cancel_refused", str(error)) from None
+        except ChainError as error:
+            log.warning("a stream could not be closed yet", stream=stream.id, error=str(error))
+            raise ApiError(
+                503,
+                "close_pending",
+                f"nothing is charged after {closing.stop_at}, but the chain has not taken it yet ({error})",
+                retry_after=5,
+            ) from None
+
+    async def _close_channel(self, channel_id: StreamId) -> ChannelCloseAnswer:
+        channel = self._projection.channels.get(channel_id)
+        if channel is None:
+            raise ApiError(402, "channel_unknown", "the chain does not have the channel")
+        if channel.closed is not None:
+            return _channel_ended(channel)
+        if not self._seller.is_payee:
+            raise ApiError(
+                409,
+                "request_needed",
+                "this gateway does not hold the payee's key: ask the contract to close the channel yourself",
+            )
+        if channel_id in self._closing_channels:
+            raise ApiError(409, "closing", "the channel is being closed: ask again", retry_after=1)
+        closing = Closing(channel_id, 0, int(self._projection.now()))
+        await self._store.add_closing(closing)
+        self._admission.close(closing)
+        try:
+            return await self._submit_channel(channel)
+        except ChainError as error:
+            log.warning("a channel could not be closed yet", channel=channel_id, error=str(error))
+            raise ApiError(
+                503,
+                "close_pending",
+                f"nothing more is served, but the chain has not taken the close yet ({error})",
+                retry_after=5,
+            ) from None
+
+    async def close_requested(self) -> None:
+        """Close the channels whose payers have asked the contract for it, long before they could take the deposit
+        back; without the payee's key, settle their vouchers."""
+        for channel in list(self._projection.channels.values()):
+            if not channel.state.running or not channel.state.requested_at or channel.id in self._closing_channels:
+                continue
+            voucher = self._accounts.highest(channel)
+            if not self._seller.is_payee and channel.state.added_by(voucher.cumulative) == 0:
+                continue
+            try:
+                if self._seller.is_payee:
+                    await self._submit_channel(channel)
+                else:
+                    await self._chain.settle(self._seller.account, [voucher])
+            except ChainError as error:
+                log.warning("a channel could not be closed yet", channel=channel.id, error=str(error))
+
+    async def _submit_channel(self, channel: LiveChannel) -> ChannelCloseAnswer:
+        self._closing_channels.add(channel.id)
+        try:
+            await self._catch_up_quietly()
+            channel = self._projection.channels[channel.id]
+            if channel.closed is not None:
+                return _channel_ended(channel)
+            receipt = await self._chain.close_channel(self._seller.account, self._accounts.highest(channel))
+        finally:
+            self._closing_channels.discard(channel.id)
+        await self._store.finish_closing(channel.id, 0)
+        self._projection.poke()
+        closed = next(e for e in receipt.events if isinstance(e, ChannelClosed) and e.id == channel.id)
+        log.info("channel closed", channel=channel.id, paid=closed.cumulative, refund=closed.refund)
+        return ChannelCloseAnswer(receipt.transaction, str(closed.cumulative), str(closed.refund), receipt.gas_used)
+
+    async def finish_closings(self) -> None:
+        """Close what was asked to be closed and could not be then."""
+        await self.close_requested()
+        for closing in self._admission.closings:
+            if not closing.start:
+                await self._finish_channel(closing.stream_id)
+                continue
+            stream = self._projection.streams.get(closing.stream_id)
+            over = stream is None or stream.start != closing.start or stream.closed is not None
+            if stream is None or over or self._projection.now() >= stream.end:
+                await self._store.finish_closing(closing.stream_id, closing.start)
+                self._admission.reopen(closing.stream_id, closing.start)
+                continue
+            expired = closing.cancel is None or closing.cancel[1] < self._projection.now()
+            if stream.id in self._closing_now or (expired and not self._seller.is_payee):
+                continue
+            try:
+                await self._submit(stream, closing)
+            except ChainError as error:
+                log.warning("a stream could not be closed yet", stream=stream.id, error=str(error))
+
+    async def _finish_channel(self, channel_id: StreamId) -> None:
+        channel = self._projection.channels.get(channel_id)
+        if channel is None or channel.closed is not None:
+            await self._store.finish_closing(channel_id, 0)
+            if channel is not None:
+                self._admission.reopen(channel_id, 0)
+        elif channel_id not in self._closing_channels and self._seller.is_payee:
+            try:
+                await self._submit_channel(channel)
+            except ChainError as error:
+                log.warning("a channel could not be closed yet", channel=channel_id, error=str(error))
+
+    async def _submit(self, stream: LiveStream, closing: Closing) -> CloseAnswer:
+        self._closing_now.add(stream.id)
+        try:
+            account = self._seller.account
+            if closing.cancel is not None and closing.cancel[1] >= self._projection.now():
+                to, deadline, signature = closing.cancel
+                receipt = await self._chain.cancel_for(
+                    account, stream.key, to=to, deadline=deadline, signature=signature
+                )
+            else:
+                receipt = await self._chain.close_stream(account, stream.key, stop_at=closing.stop_at)
+        except Reverted:
+            # Did the payer end it in the same moment?
+            await self._catch_up_quietly()
+            now = self._projection.streams.get(stream.id)
+            if now is not None and now.start == stream.start and now.closed is not None:
+                await self._store.finish_closing(stream.id, stream.start)
+                return _ended(now)
+            raise
+        finally:
+            self._closing_now.discard(stream.id)
+        await self._store.finish_closing(stream.id, stream.start)
+        self._projection.poke()
+        closed = next(e for e in receipt.events if isinstance(e, Closed) and e.id == stream.id)
+        log.info("stream closed", stream=stream.id, stop=closed.stop, refund=closed.refund, gas=receipt.gas_used)
+        return CloseAnswer(
+            stream_id=stream.id,
+            transaction=receipt.transaction,
+            stop=closed.stop,
+            paid=str(stream.state.cost(closed.stop)),
+            refund=str(closed.refund),
+            gas_used=receipt.gas_used,
+        )
+
+
+def _ended(stream: LiveStream) -> CloseAnswer:
+    refund = stream.closed.refund if stream.closed else 0
+    return CloseAnswer(stream.id, "", stream.end, str(stream.state.cost(stream.end)), str(refund))
+
+
+def _channel_ended(channel: LiveChannel) -> ChannelCloseAnswer:
+    closed = channel.closed
+    assert closed is not None
+    return ChannelCloseAnswer(closed.place.transaction, str(closed.cumulative), str(closed.refund))
+
+
+def _replayed() -> ApiError:
+    return ApiError(409, "grant_replayed", "this grant was used before: sign a new one")
+
+
+def _rate_too_low(rate: int, offer: Offer) -> ApiError:
+    return ApiError(
+        402, "rate_too_low", f"the stream pays {rate}, the offer costs {offer.terms.rate} (base units x 1e6 per s)"
+    )

@@ -1,0 +1,182 @@
+"""What an operator may set: flags of the command line over PENSTOCK_PROVIDER_* over a TOML file over defaults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from penstock.errors import ConfigError
+
+PREFIX = "PENSTOCK_PROVIDER_"
+BUNDLED_MODEL = Path(__file__).parent / "model" / "penstock-tiny.gguf"
+BUNDLED_NAME = "penstock-tiny"
+
+
+_SHARED = ("network", "rpc_url", "deployment", "account", "home")
+"""What the consumer's commands have too: PENSTOCK_X counts where PENSTOCK_PROVIDER_X is not set."""
+
+
+class _SharedEnvironment(PydanticBaseSettingsSource):
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return os.environ.get(f"PENSTOCK_{field_name}".upper()), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found = {name: self.get_field_value(self.settings_cls.model_fields[name], name)[0] for name in _SHARED}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+class Settings(BaseSettings):
+    """Times are seconds, sizes bytes, unless said otherwise."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    # --- the chain ---
+    network: str = "local"
+    """Name of a network in `penstock.networks`."""
+    rpc_url: str = ""
+    """JSON-RPC endpoint; empty: the network's own."""
+    deployment: str = ""
+    """Deployment file; empty: the one recorded for the chain."""
+    account: str = ""
+    """Whose key registers, relays and withdraws: test:N, a keystore file or alias, or env."""
+    payee: str = ""
+    """Whom streams must pay, decided at registration; empty: the account itself."""
+    confirmations: int = Field(0, ge=0, le=1000)
+    """Blocks on top of an event before it counts."""
+    poll_seconds: float = Field(0.4, gt=0, le=60)
+    """How often the chain's head is read."""
+    outage_seconds: float = Field(15, gt=0)
+    """After so long without an answer of the node no session is opened; open ones go on to their known end."""
+    head_stuck_seconds: float = Field(0, ge=0)
+    """The same where the head has not moved for so long; 0: never, for chains that mine on demand."""
+
+    # --- where it is served ---
+    host: str = "127.0.0.1"
+    port: int = Field(8402, ge=0, le=65535)
+    """0: any free one."""
+    public_url: str = ""
+    """What the registry says; empty: http://host:port."""
+    home: str = "~/.penstock"
+    """Folder of what is kept."""
+    state: str = ""
+    """SQLite file; empty: HOME/provider-CHAIN-ADDRESS.sqlite."""
+
+    # --- what is sold ---
+    model: str = BUNDLED_NAME
+    offers: tuple[str, ...] = ()
+    """TOKEN:PRICE, each. TOKEN is native, a symbol of the deployment or an address. PRICE is an amount of it per
+    second (0.00001), or per million prompt and completion tokens (0.1/0.3), or both joined (0.00001+0.1/0.3)."""
+    slots: int = Field(4, ge=1, le=10_000)
+    """Sessions served at once, over all offers."""
+    context_length: int = Field(1024, ge=1, le=2**32 - 1)
+    """Tokens of one session."""
+    max_ttft_ms: int = Field(0, ge=0, le=2**32 - 1)
+    """The time to the first token that offers promise, milliseconds; 0: none promised."""
+    region: str = Field("", max_length=32)
+    quantization: str = Field("", max_length=16)
+
+    # --- the engine ---
+    engine_url: str = ""
+    """Base URL of an OpenAI-compatible server, with or without /v1; empty: the embedded engine."""
+    engine_model: str = ""
+    """What the engine calls the model; empty: as the offer does."""
+    engine_key: str = Field("", repr=False)
+    """Bearer token of the engine."""
+    gguf: str = ""
+    """Model file of the embedded engine; empty: the bundled one."""
+    engine_threads: int = Field(1, ge=1, le=256)
+    engine_start_seconds: float = Field(180, gt=0)
+    engine_connect_seconds: float = Field(5, gt=0)
+    engine_answer_seconds: float = Field(120, gt=0)
+    """Until the engine answers at all, its queue included."""
+    engine_idle_seconds: float = Field(60, gt=0)
+    """Between two pieces of an answer."""
+
+    # --- limits ---
+    min_relayed_duration: int = Field(30, ge=1)
+    """A stream that the provider opens, and pays the gas for, is ordered for so long at least."""
+    quoted_seconds: int = Field(60, ge=1)
+    """The duration for which a 402 body names the price."""
+    min_relayed_tokens: int = Field(10_000, ge=1)
+    """A channel that the provider opens, and pays the gas for, can pay for so many completion tokens at least."""
+    session_concurrency: int = Field(4, ge=1, le=1000)
+    """Answers at once in one session."""
+    max_choices: int = Field(4, ge=1, le=128)
+    """The highest `n` of a request."""
+    max_body: int = Field(4 * 2**20, ge=1024)
+    stop_seconds: float = Field(3, ge=0)
+    """How long running answers may go on after the provider was told to stop."""
+
+    # --- money ---
+    credit_tokens: int = Field(256, ge=1, le=10**6)
+    """What is served ahead of vouchers, as completion tokens' price: what one channel's payer can leave unpaid at
+    most. It should cover a short prompt and the tokens that flow while a voucher is on its way."""
+    step_tokens: int = Field(64, ge=1, le=10**6)
+    """How many completion tokens ahead payers are told to sign; at most the credit."""
+    voucher_seconds: float = Field(2, ge=0, le=60)
+    """How long an answer waits for a voucher before it is cut."""
+    payout_seconds: float = Field(60, gt=0)
+    payout_gas_multiple: float = Field(2, ge=0)
+    """A payout waits until it is worth so many times its gas."""
+
+    # --- what is said ---
+    log_level: str = "info"
+    log_json: bool = False
+
+    @field_validator("public_url", "engine_url", "rpc_url")
+    @classmethod
+    def _is_url(cls, text: str) -> str:
+        text = text.strip().rstrip("/")
+        if text and not text.startswith(("http://", "https://")):
+            raise ValueError("write it with http:// or https://")
+        return text
+
+    @field_validator("model")
+    @classmethod
+    def _is_model(cls, text: str) -> str:
+        if not text or len(text.encode()) > 96:
+            raise ValueError("a model's name is 1 to 96 bytes")
+        return text
+
+    @field_validator("log_level")
+    @classmethod
+    def _is_level(cls, text: str) -> str:
+        if text.lower() not in ("debug", "info", "warning", "error"):
+            raise ValueError("choose debug, info, warning or error")
+        return text.lower()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _SharedEnvironment(settings_cls), TomlConfigSettingsSource(settings_cls)
+
+
+def load(overrides: Mapping[str, Any], config: Path | None = None) -> Settings:
+    """Settings of one run. `overrides` win; those that are None or empty tuples are as not given.
+    ConfigError names each setting that is wrong and where it could be set."""
+    given = {name: value for name, value in overrides.items() if value is not None and value != ()}
+    if config is not None and not config.is_file():
+        raise ConfigError(f"there is no configuration file {config}")
+
+    class Loaded(Settings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    try:
+        return Loaded(**given)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"wrong settings: {wrong}") from None
+    except ValueError as error:  # TOML, or JSON within an environment variable
+        raise ConfigError(f"the settings cannot be read: {error}") from None

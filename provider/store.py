@@ -1,0 +1,499 @@
+"""What the provider must not forget, in SQLite: sessions, grants used, the chain's events, usage, payouts.
+
+Whatever a method writes is on the disk when the method returns (WAL, full sync). Calls run one after
+another in one thread of their own, so that the event loop never waits for a disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    delete,
+    event,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from penstock.errors import ConfigError
+from penstock.types import (
+    Address,
+    ChannelEvent,
+    OfferId,
+    Place,
+    StreamEvent,
+    StreamId,
+    StreamKey,
+)
+
+SCHEMA = "1"
+BLOCKS_KEPT = 1024
+"""So many of the blocks that were read stay on record, to find where a reorganisation forked off."""
+
+T = TypeVar("T")
+ChainEvent = StreamEvent | ChannelEvent
+"""What is kept of the chain."""
+
+_metadata = MetaData()
+
+_meta = Table("meta", _metadata, Column("name", String, primary_key=True), Column("value", Text, nullable=False))
+
+_blocks = Table(
+    "blocks", _metadata, Column("number", Integer, primary_key=True), Column("hash", String, nullable=False)
+)
+
+_events = Table(
+    "events",
+    _metadata,
+    Column("block", Integer, primary_key=True),
+    Column("log_index", Integer, primary_key=True),
+    Column("stream_id", String, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("body", Text, nullable=False),
+    Index("events_by_stream", "stream_id", "block", "log_index"),
+)
+
+_sessions = Table(
+    "sessions",
+    _metadata,
+    Column("id", String, primary_key=True),
+    Column("token_hash", LargeBinary, nullable=False, unique=True),
+    Column("stream_id", String, nullable=False),
+    Column("start", Integer, nullable=False),
+    Column("offer_id", String, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("open_transaction", String, nullable=False),
+    Column("open_gas", Integer, nullable=False),
+)
+
+_nonces = Table(
+    "grant_nonces",
+    _metadata,
+    Column("nonce", String, primary_key=True),
+    Column("expires_at", Integer, nullable=False),
+)
+
+_closings = Table(
+    "closings",
+    _metadata,
+    Column("stream_id", String, primary_key=True),
+    Column("start", Integer, primary_key=True),
+    Column("stop_at", Integer, nullable=False),
+    Column("cancel_to", String),
+    Column("cancel_deadline", Integer),
+    Column("cancel_signature", LargeBinary),
+    Column("done", Boolean, nullable=False),
+)
+
+_vouchers = Table(
+    "vouchers",
+    _metadata,
+    Column("channel_id", String, primary_key=True),
+    Column("cumulative", String, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+)
+
+_channel_opens = Table(
+    "channel_opens",
+    _metadata,
+    Column("session_id", String, primary_key=True),
+    Column("open_transaction", String, nullable=False),
+    Column("open_gas", Integer, nullable=False),
+)
+
+_usage = Table(
+    "usage",
+    _metadata,
+    Column("id", String, primary_key=True),
+    Column("session_id", String, nullable=False, index=True),
+    Column("started_at", Float, nullable=False),
+    Column("first_token_at", Float),
+    Column("finished_at", Float, nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("exact", Boolean, nullable=False),
+    Column("outcome", String, nullable=False),
+)
+
+_payouts = Table(
+    "payouts",
+    _metadata,
+    Column("transaction", String, primary_key=True),
+    Column("at", Integer, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("token", String, nullable=False),
+    Column("amount", String, nullable=False),
+    Column("streams", Integer, nullable=False),
+    Column("fee", String, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A consumer's right to use one stream, (id, start), for one offer. Start 0: there is no stream, but the channel
+    with that id alone."""
+
+    id: str
+    token_hash: bytes
+    """SHA-256 of the bearer token; the token itself is nowhere."""
+    stream_id: StreamId
+    start: int
+    offer_id: OfferId
+    created_at: float
+    transaction: str
+    """Of the open, where the provider submitted it; else empty."""
+    gas_used: int = 0
+    """By that transaction."""
+    channel_transaction: str = ""
+    """Of the channel's open, where the provider submitted it; else empty."""
+    channel_gas: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """A stream, or with start 0 a channel, that its consumer asked to end: nothing is served from then on, and it
+    must be closed."""
+
+    stream_id: StreamId
+    start: int
+    stop_at: int
+    """Chain time of the request: the second up to which the payer is charged at most."""
+    cancel: tuple[Address, int, bytes] | None = None
+    """Receiver, deadline and signature of a CancelStream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one request used. Times are Unix seconds."""
+
+    id: str
+    session_id: str
+    started_at: float
+    first_token_at: float | None
+    finished_at: float
+    prompt_tokens: int
+    completion_tokens: int
+    exact: bool
+    """Whether the engine counted; an answer that was cut may have no count of its own."""
+    outcome: str
+    """"done", or why it ended before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payout:
+    transaction: str
+    at: int
+    kind: str
+    """"withdraw", "collect", "settle", "close" or "vault"."""
+    token: Address
+    amount: int
+    streams: int
+    fee: int
+    """Wei paid for gas."""
+
+
+class Replayed(Exception):
+    """This grant's nonce was used before."""
+
+
+class Store:
+    """Open with `Store.open`. One process owns a file at a time."""
+
+    def __init__(self, engine: Engine, lock: int) -> None:
+        self._engine = engine
+        self._lock = lock
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+
+    @classmethod
+    def open(cls, path: Path, *, owner: str) -> Store:
+        """`owner` says whose state it is (chain, contract, provider). ConfigError where the file is another's,
+        is in use, or cannot be written."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(f"cannot write the state file {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise ConfigError(f"another provider process uses {path}: stop it, or name another --state") from None
+        try:
+            engine = create_engine(f"sqlite:///{path}")
+            event.listen(engine, "connect", _configure)
+            _metadata.create_all(engine)
+            with engine.begin() as connection:
+                for name, value in (("schema", SCHEMA), ("owner", owner)):
+                    connection.execute(insert(_meta).values(name=name, value=value).on_conflict_do_nothing())
+                    found = connection.execute(select(_meta.c.value).where(_meta.c.name == name)).scalar_one()
+                    if found != value:
+                        raise ConfigError(f"{path} has {name} {found}, not {value}: name another --state")
+        except (ConfigError, SQLAlchemyError) as error:
+            os.close(lock)
+            if isinstance(error, SQLAlchemyError):
+                raise ConfigError(f"{path} is no usable state file ({error}): move it away") from error
+            raise
+        return cls(engine, lock)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._thread.shutdown)
+        self._engine.dispose()
+        os.close(self._lock)
+
+    async def _do(self, work: Callable[[Connection], T]) -> T:
+        def run() -> T:
+            with self._engine.begin() as connection:
+                return work(connection)
+
+        # Shielded: a caller that is cancelled must not leave it unknown whether something was written.
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, run))
+
+    # --- meta ---
+
+    async def read_meta(self, name: str) -> str | None:
+        query = select(_meta.c.value).where(_meta.c.name == name)
+        return await self._do(lambda c: c.execute(query).scalar_one_or_none())
+
+    async def write_meta(self, name: str, value: str) -> None:
+        row = insert(_meta).values(name=name, value=value)
+        await self._do(lambda c: c.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": value})))
+
+    # --- the chain's events ---
+
+    async def last_block(self) -> tuple[int, str] | None:
+        """Number and hash of the last block that was read."""
+        query = select(_blocks.c.number, _blocks.c.hash).order_by(_blocks.c.number.desc()).limit(1)
+        row = await self._do(lambda c: c.execute(query).first())
+        return (row.number, row.hash) if row else None
+
+    async def blocks(self) -> list[tuple[int, str]]:
+        """Blocks on record, the youngest first."""
+        query = select(_blocks.c.number, _blocks.c.hash).order_by(_blocks.c.number.desc())
+        return [(row.number, row.hash) for row in await self._do(lambda c: c.execute(query).all())]
+
+    async def append_events(self, events: Sequence[ChainEvent], number: int, block_hash: str) -> None:
+        """Events of blocks up to this one, which they complete."""
+        seen = {e.place.block: e.place.block_hash for e in events} | {number: block_hash}
+        rows = [
+            {
+                "block": e.place.block,
+                "log_index": e.place.log_index,
+                "stream_id": e.id,
+                "kind": type(e).__name__,
+                "body": json.dumps(asdict(e)),
+            }
+            for e in events
+        ]
+
+        def work(c: Connection) -> None:
+            if rows:
+                c.execute(insert(_events).on_conflict_do_nothing(), rows)
+            c.execute(
+                insert(_blocks).on_conflict_do_nothing(), [{"number": n, "hash": h} for n, h in sorted(seen.items())]
+            )
+            keep = select(_blocks.c.number).order_by(_blocks.c.number.desc()).limit(1).offset(BLOCKS_KEPT)
+            c.execute(delete(_blocks).where(_blocks.c.number <= keep.scalar_subquery()))
+
+        await self._do(work)
+
+    async def rewind(self, number: int) -> set[StreamId]:
+        """Forget what came after this block. Returns the streams that it touches."""
+
+        def work(c: Connection) -> set[StreamId]:
+            late = _events.c.block > number
+            touched = {StreamId(s) for s in c.execute(select(_events.c.stream_id).where(late).distinct()).scalars()}
+            c.execute(delete(_events).where(late))
+            c.execute(delete(_blocks).where(_blocks.c.number > number))
+            return touched
+
+        return await self._do(work)
+
+    async def events(self, streams: Iterable[StreamId] | None = None) -> list[ChainEvent]:
+        """In the chain's order, of these streams or of all."""
+        query = select(_events.c.kind, _events.c.body).order_by(_events.c.block, _events.c.log_index)
+        if streams is not None:
+            query = query.where(_events.c.stream_id.in_(list(streams)))
+        return [_event(row.kind, row.body) for row in await self._do(lambda c: c.execute(query).all())]
+
+    # --- sessions ---
+
+    async def add_session(self, session: Session, nonce: str, expires_at: int) -> None:
+        """Burn the grant's nonce and remember the session, both or neither. Replayed where it is burnt already."""
+        row = {name: getattr(session, name) for name in ("id", "token_hash", "stream_id", "start", "offer_id")}
+        row |= {"created_at": session.created_at, "open_transaction": session.transaction, "open_gas": session.gas_used}
+
+        relayed: dict[str, str | int] = {"session_id": session.id, "open_transaction": session.channel_transaction}
+        relayed |= {"open_gas": session.channel_gas}
+
+        def work(c: Connection) -> None:
+            c.execute(insert(_nonces).values(nonce=nonce, expires_at=expires_at))
+            c.execute(insert(_sessions).values(row))
+            if session.channel_transaction:
+                c.execute(insert(_channel_opens).values(relayed))
+
+        try:
+            await self._do(work)
+        except IntegrityError:
+            raise Replayed from None
+
+    async def is_nonce_used(self, nonce: str) -> bool:
+        query = select(_nonces.c.nonce).where(_nonces.c.nonce == nonce)
+        return await self._do(lambda c: c.execute(query).first()) is not None
+
+    async def forget_nonces(self, expired_before: int) -> None:
+        """An expired grant is refused for that alone."""
+        await self._do(lambda c: c.execute(delete(_nonces).where(_nonces.c.expires_at < expired_before)))
+
+    async def sessions(self) -> list[Session]:
+        def read(c: Connection) -> list[Session]:
+            relayed = {r.session_id: (r.open_transaction, r.open_gas) for r in c.execute(select(_channel_opens))}
+            return [
+                Session(
+                    r.id,
+                    r.token_hash,
+                    StreamId(r.stream_id),
+                    r.start,
+                    OfferId(r.offer_id),
+                    r.created_at,
+                    r.open_transaction,
+                    r.open_gas,
+                    *relayed.get(r.id, ("", 0)),
+                )
+                for r in c.execute(select(_sessions).order_by(_sessions.c.created_at))
+            ]
+
+        return await self._do(read)
+
+    async def forget_sessions(self, ids: Sequence[str]) -> None:
+        """Their tokens are unknown from now on."""
+        if ids:
+            await self._do(lambda c: c.execute(delete(_sessions).where(_sessions.c.id.in_(ids))))
+
+    # --- vouchers ---
+
+    async def keep_voucher(self, channel: StreamId, cumulative: int, signature: bytes) -> None:
+        """In place of a lower one; a higher one stays."""
+        values = {"cumulative": str(cumulative), "signature": signature}
+
+        def work(c: Connection) -> None:
+            known = c.execute(select(_vouchers.c.cumulative).where(_vouchers.c.channel_id == channel)).scalar()
+            if known is None or int(known) < cumulative:
+                row = insert(_vouchers).values(channel_id=channel, **values)
+                c.execute(row.on_conflict_do_update(["channel_id"], set_=values))
+
+        await self._do(work)
+
+    async def vouchers(self) -> dict[StreamId, tuple[int, bytes]]:
+        """The highest of each channel: its sum and signature."""
+
+        def read(c: Connection) -> dict[StreamId, tuple[int, bytes]]:
+            rows = c.execute(select(_vouchers))
+            return {StreamId(r.channel_id): (int(r.cumulative), r.signature) for r in rows}
+
+        return await self._do(read)
+
+    async def tokens_used(self) -> list[tuple[Session, int, int]]:
+        """Of each session, the prompt and completion tokens so far."""
+        query = select(_usage.c.session_id, func.sum(_usage.c.prompt_tokens), func.sum(_usage.c.completion_tokens))
+        rows = await self._do(lambda c: c.execute(query.group_by(_usage.c.session_id)).all())
+        used = {row[0]: (int(row[1]), int(row[2])) for row in rows}
+        return [(session, *used[session.id]) for session in await self.sessions() if session.id in used]
+
+    # --- streams and channels to be closed ---
+
+    async def add_closing(self, closing: Closing) -> None:
+        """The first request's second counts; a signed cancel that comes later is kept with it."""
+        to, deadline, signature = closing.cancel or (None, None, None)
+        cancel = {"cancel_to": to, "cancel_deadline": deadline, "cancel_signature": signature}
+        row = insert(_closings).values(
+            stream_id=closing.stream_id, start=closing.start, stop_at=closing.stop_at, done=False, **cancel
+        )
+        keys = ["stream_id", "start"]
+        clause = row.on_conflict_do_nothing() if to is None else row.on_conflict_do_update(keys, set_=cancel)
+        await self._do(lambda c: c.execute(clause))
+
+    async def finish_closing(self, stream: StreamId, start: int) -> None:
+        match = (_closings.c.stream_id == stream) & (_closings.c.start == start)
+        await self._do(lambda c: c.execute(update(_closings).where(match).values(done=True)))
+
+    async def drop_closing(self, stream: StreamId, start: int) -> None:
+        """The request was void: its signed cancel was refused."""
+        match = (_closings.c.stream_id == stream) & (_closings.c.start == start)
+        await self._do(lambda c: c.execute(delete(_closings).where(match)))
+
+    async def closings(self) -> list[Closing]:
+        """Those not done."""
+
+        def read(c: Connection) -> list[Closing]:
+            return [
+                Closing(
+                    StreamId(r.stream_id),
+                    r.start,
+                    r.stop_at,
+                    (Address(r.cancel_to), r.cancel_deadline, r.cancel_signature) if r.cancel_to else None,
+                )
+                for r in c.execute(select(_closings).where(_closings.c.done.is_(False)))
+            ]
+
+        return await self._do(read)
+
+    # --- usage and payouts ---
+
+    async def add_usage(self, rows: Sequence[Usage]) -> None:
+        if rows:
+            await self._do(lambda c: c.execute(insert(_usage).on_conflict_do_nothing(), [asdict(row) for row in rows]))
+
+    async def usage(self) -> list[Usage]:
+        query = select(_usage).order_by(_usage.c.started_at)
+        return [Usage(**row._mapping) for row in await self._do(lambda c: c.execute(query).all())]
+
+    async def add_payout(self, payout: Payout) -> None:
+        row = asdict(payout) | {"amount": str(payout.amount), "fee": str(payout.fee)}
+        await self._do(lambda c: c.execute(insert(_payouts).values(row).on_conflict_do_nothing()))
+
+    async def payouts(self) -> list[Payout]:
+        query = select(_payouts).order_by(_payouts.c.at)
+        rows = await self._do(lambda c: c.execute(query).all())
+        return [Payout(**dict(r._mapping) | {"amount": int(r.amount), "fee": int(r.fee)}) for r in rows]
+
+
+def _configure(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+_KINDS: dict[str, type[ChainEvent]] = {cls.__name__: cls for cls in get_args(ChainEvent)}
+
+
+def _event(kind: str, body: str) -> ChainEvent:
+    fields = json.loads(body)
+    fields["place"] = Place(**fields["place"])
+    if "key" in fields:
+        fields["key"] = StreamKey(**fields["key"])
+    return _KINDS[kind](**fields)

@@ -1,0 +1,128 @@
+"""The contracts under test, on the node that Ape starts, through the fast lane.
+
+A module's contracts are deployed once; each test runs inside a snapshot. `evm` is the node and its clock.
+Our snapshots suffice, so that Ape is told to pay these fixtures no attention (it would deploy them anew).
+
+`tests/mutation.py` sets PENSTOCK_NODE, a node to use instead of Ape's, and PENSTOCK_ARTIFACT, a file with other
+bytecode for StreamPay.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ape
+import pytest
+
+from tests.contracts.harness import COIN, Actor, Money
+from tests.fastchain import Chain, Contract
+
+
+class Artifacts:
+    """Bytecode and ABI of each contract that Ape has compiled, by name."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str, list[dict[str, Any]]]] = {}
+
+    def __getitem__(self, name: str) -> tuple[str, list[dict[str, Any]]]:
+        if name not in self._known:
+            kind = getattr(ape.project, name).contract_type
+            abi = [item.model_dump(mode="json", by_alias=True) for item in kind.abi]
+            other = os.environ.get("PENSTOCK_ARTIFACT") if name == "StreamPay" else None
+            bytecode = Path(other).read_text() if other else str(kind.deployment_bytecode.bytecode)
+            self._known[name] = (bytecode, abi)
+        return self._known[name]
+
+
+@ape.fixture(scope="session", chain_isolation=False)
+def artifacts() -> Artifacts:
+    return Artifacts()
+
+
+@ape.fixture(scope="module", chain_isolation=False)
+def evm_of_module() -> Iterator[Chain]:
+    """Automatic mining is off for the whole module: its tests send no transaction through Ape."""
+    chain = Chain(os.environ.get("PENSTOCK_NODE") or ape.chain.provider.uri)
+    yield chain
+    chain.close()
+
+
+@ape.fixture(scope="module", chain_isolation=False)
+def deploy(evm_of_module: Chain, artifacts: Artifacts) -> Callable[..., Contract]:
+    """`deploy("PlainToken")`, `deploy("StreamPay", guardian, permit2)`."""
+
+    def deploy_one(name: str, *args: Any) -> Contract:
+        return evm_of_module.deploy(*artifacts[name], *args)
+
+    return deploy_one
+
+
+@pytest.fixture
+def evm(evm_of_module: Chain) -> Iterator[Chain]:
+    with evm_of_module.snapshot():
+        yield evm_of_module
+
+
+# Actors. Each has a key, and no coins unless a test gives it some.
+
+
+@ape.fixture(scope="session", chain_isolation=False)
+def payer() -> Actor:
+    return Actor("payer")
+
+
+@ape.fixture(scope="session", chain_isolation=False)
+def payee() -> Actor:
+    return Actor("payee")
+
+
+@ape.fixture(scope="session", chain_isolation=False)
+def attacker() -> Actor:
+    return Actor("attacker")
+
+
+@ape.fixture(scope="session", chain_isolation=False)
+def keeper() -> Actor:
+    return Actor("keeper")
+
+
+@ape.fixture(scope="session", chain_isolation=False)
+def guardian() -> Actor:
+    return Actor("guardian")
+
+
+# Contracts.
+
+
+@ape.fixture(scope="module", chain_isolation=False)
+def permit2(deploy: Callable[..., Contract]) -> Contract:
+    return deploy("MockPermit2")
+
+
+@ape.fixture(scope="module", chain_isolation=False)
+def pay(deploy: Callable[..., Contract], guardian: Actor, permit2: Contract) -> Contract:
+    return deploy("StreamPay", guardian, permit2.address)
+
+
+@ape.fixture(scope="module", chain_isolation=False)
+def token(deploy: Callable[..., Contract]) -> Contract:
+    return deploy("PlainToken")
+
+
+@pytest.fixture
+def coins(evm: Chain) -> Money:
+    return Money(evm, COIN, None)
+
+
+@pytest.fixture
+def tokens(evm: Chain, token: Contract) -> Money:
+    return Money(evm, token.address, token)
+
+
+@pytest.fixture(params=["coins", "tokens"])
+def money(request: pytest.FixtureRequest, coins: Money, tokens: Money) -> Money:
+    """A test that takes this runs twice: with native coins, and with an ERC-20."""
+    return coins if request.param == "coins" else tokens

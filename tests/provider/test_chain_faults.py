@@ -1,0 +1,107 @@
+"""A chain that reorganises, falls silent or stands still; a projection that is told so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from penstock.chain.web3 import Web3Chain
+from penstock.types import Closed
+from provider.engines.upstream import UpstreamEngine
+from tests.deployed import Deployed
+from tests.harness import Node
+from tests.provider.rig import Buyer, Rig, fresh_account, running, until
+
+
+async def test_a_reorganisation_takes_a_stream_away(rig: Rig) -> None:
+    buyer = await rig.buyer()
+    await buyer.open()
+    await buyer.session()
+    assert (await buyer.chat()).status_code == 200
+    rig.node.reorg(1)
+    await until(lambda: buyer.key.id not in rig.provider.projection.streams, what="the projection's way back")
+    refused = await buyer.chat()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "stream_unknown")
+    assert await rig.chain.streams([buyer.key.id]) == [None]
+
+
+async def test_a_reorganisation_undoes_a_cancel(rig: Rig) -> None:
+    buyer = await rig.buyer()
+    await buyer.open()
+    await buyer.session()
+    rig.node.mine(3)
+    await buyer.cancel()
+    projection = rig.provider.projection
+    await until(lambda: isinstance(projection.streams[buyer.key.id].closed, Closed), what="the cancel")
+    rig.node.reorg(1)
+    await until(lambda: projection.streams[buyer.key.id].closed is None, what="the way back")
+    assert (await buyer.chat()).status_code == 200
+    stored = await rig.provider.store.events([buyer.key.id])
+    assert not any(isinstance(event, Closed) for event in stored)
+
+
+async def test_an_outage_serves_to_the_known_end_and_opens_nothing(
+    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
+) -> None:
+    async with running(node, chain, deployed.deployment, engine, tmp_path, outage_seconds=0.3) as rig:
+        buyer, late = await rig.buyer(), await rig.buyer()
+        await buyer.open(8)
+        await late.open()
+        await buyer.session()
+        with node.frozen():
+            await until(lambda: rig.provider.projection.trouble(), what="the outage")
+            assert (await buyer.chat()).status_code == 200
+            refused = await late.post(late.request())
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "chain_unavailable")
+            ready = await rig.http.get("/ready")
+            assert (ready.status_code, list(ready.json()["troubles"])) == (503, ["chain"])
+            assert (await rig.http.get("/health")).status_code == 200
+
+            async def over() -> bool:
+                return (await buyer.chat()).status_code == 402
+
+            await until(over, 12, "the end of what was paid")
+            assert rig.provider.projection.now() >= buyer.start + 8
+        await until(lambda: rig.provider.projection.trouble() is None, 30, "the node's return")
+        await late.session()
+
+
+async def test_confirmations_are_waited_for(
+    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
+) -> None:
+    async with running(node, chain, deployed.deployment, engine, tmp_path, confirmations=3) as rig:
+        buyer = await rig.buyer()
+        await buyer.open()
+        refused = await buyer.post(buyer.request())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (402, "stream_unknown")
+        assert "3 confirmations" in refused.json()["error"]["message"]
+        node.mine(3)
+        await buyer.session()
+
+
+async def test_a_head_that_stands_still_is_trouble(
+    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
+) -> None:
+    async with running(node, chain, deployed.deployment, engine, tmp_path, head_stuck_seconds=0.5) as rig:
+        await until(lambda: rig.provider.projection.trouble(), what="the suspicion")
+        node.mine()
+        await until(lambda: rig.provider.projection.trouble() is None, what="the relief")
+
+
+async def test_what_was_read_is_not_read_again(
+    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
+) -> None:
+    account = fresh_account(node)
+    async with running(node, chain, deployed.deployment, engine, tmp_path, account=account) as rig:
+        buyer = await (await rig.buyer()).arrive()
+        await until(lambda: buyer.key.id in rig.provider.projection.streams)
+        block, streams = rig.provider.projection.block, dict(rig.provider.projection.streams)
+    async with running(node, chain, deployed.deployment, engine, tmp_path, account=account) as rig:
+        stored = await rig.provider.store.last_block()
+        assert stored is not None
+        assert stored[0] >= block
+        found = rig.provider.projection.streams[buyer.key.id]
+        assert (found.key, found.start, found.end) == (buyer.key, buyer.start, streams[buyer.key.id].end)
+
+
+async def test_streams_of_others_are_not_ours(rig: Rig, buyer: Buyer) -> None:
+    assert set(rig.provider.projection.streams) == {buyer.key.id}

@@ -1,0 +1,131 @@
+"""No unpaid byte: when the money ends in mid-answer, so does the generation, and the client is told why."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import openai
+import pytest
+
+from penstock.types import NATIVE
+from tests.provider.rig import LONG, RATE, Buyer, EngineProcess, Rig, until
+
+
+async def idle(child: EngineProcess) -> bool:
+    return await child.busy() == 0
+
+
+async def read_to_the_cut(stream: object) -> tuple[int, openai.APIError]:
+    """Pieces that came before the error, and the error."""
+    count = 0
+    try:
+        async for _ in stream:  # type: ignore[attr-defined]
+            count += 1
+    except openai.APIError as error:
+        return count, error
+    raise AssertionError("the answer was not cut")
+
+
+async def test_a_cancel_cuts_the_answer(rig: Rig, buyer: Buyer, engine_child: EngineProcess) -> None:
+    async with buyer.openai() as client:
+        stream = await client.chat.completions.create(**LONG, stream=True)
+        await anext(aiter(stream))
+        reading = asyncio.create_task(read_to_the_cut(stream))
+        await buyer.cancel()
+        mined = time.monotonic()
+        count, error = await reading
+    assert time.monotonic() - mined < 1
+    assert count > 0
+    assert error.code == "stream_closed"
+    await until(lambda: idle(engine_child), 1, "the engine's slot")
+    refused = await buyer.chat()
+    assert refused.status_code == 402
+    (row,) = await until(lambda: rig.provider.store.usage(), what="the usage on record")
+    assert row.outcome == "stream_closed"
+    assert row.completion_tokens > 0
+
+
+async def test_the_end_of_the_deposit_cuts_the_answer(rig: Rig, engine_child: EngineProcess) -> None:
+    buyer = await (await rig.buyer()).arrive(4)
+    async with buyer.openai() as client:
+        stream = await client.chat.completions.create(**LONG, stream=True)
+        _, error = await read_to_the_cut(stream)
+    end = buyer.start + 4
+    assert error.code == "stream_ended"
+    assert end - 0.1 <= rig.provider.projection.now() <= end + 1
+    await until(lambda: idle(engine_child), 1, "the engine's slot")
+    refused = await buyer.chat()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "stream_ended")
+    assert refused.json()["accepts"]
+
+
+async def test_a_whole_answer_that_is_cut_tells_what_there_was(rig: Rig, engine_child: EngineProcess) -> None:
+    buyer = await (await rig.buyer()).arrive(4)
+    async with buyer.openai() as client:
+        with pytest.raises(openai.APIStatusError) as caught:
+            await client.chat.completions.create(**LONG)
+    error = caught.value.body
+    assert caught.value.status_code == 402
+    assert error["code"] == "stream_ended"
+    assert error["usage"]["completion_tokens"] > 10
+    assert error["usage"]["prompt_tokens"] > 0
+    assert "estimated" not in error["usage"]
+    assert error["partial"]["choices"][0]["message"]["content"]
+    await until(lambda: idle(engine_child), 1, "the engine's slot")
+
+
+async def test_a_jump_of_the_chains_time_cuts_at_once(rig: Rig, buyer: Buyer, engine_child: EngineProcess) -> None:
+    async with buyer.openai() as client:
+        stream = await client.chat.completions.create(**LONG, stream=True)
+        reading = asyncio.create_task(read_to_the_cut(stream))
+        await until(lambda: rig.provider.admission.running == 1)
+        rig.node.advance(700)
+        _, error = await asyncio.wait_for(reading, 2)
+    assert error.code == "stream_ended"
+    await until(lambda: idle(engine_child), 1, "the engine's slot")
+
+
+async def test_a_top_up_lets_a_running_answer_go_on(rig: Rig, engine_child: EngineProcess) -> None:
+    buyer = await (await rig.buyer()).arrive(4)
+    more = 600
+    async with buyer.openai() as client:
+        stream = await client.chat.completions.create(**LONG, stream=True)
+        pieces = aiter(stream)
+        await anext(pieces)
+        await rig.chain.top_up(buyer.wallet, buyer.key, duration=more, value=more * RATE // 10**6, from_vault=0)
+        while rig.provider.projection.now() < buyer.start + 5.5:
+            await anext(pieces)
+        state = (await rig.http.get("/v1/penstock/sessions/current", headers=buyer.bearer)).json()
+        assert state["end"] == state["expires_at"] == buyer.start + 4 + more
+        await stream.close()
+    await until(lambda: idle(engine_child), 2, "the engine's slot")
+
+
+async def test_closing_cuts_what_runs(rig: Rig, buyer: Buyer, engine_child: EngineProcess) -> None:
+    async with buyer.openai() as client:
+        stream = await client.chat.completions.create(**LONG, stream=True)
+        await anext(aiter(stream))
+        reading = asyncio.create_task(read_to_the_cut(stream))
+        closed = (await buyer.close()).json()
+        _, error = await reading
+    assert error.code == "stream_closed"
+    assert closed["transaction"]
+    assert await rig.chain.vault_balance(NATIVE, buyer.wallet.address) == int(closed["refund"])
+    await until(lambda: idle(engine_child), 1, "the engine's slot")
+
+
+async def test_no_request_asks_the_node(rig: Rig, buyer: Buyer, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    async def noted(*args: object) -> object:
+        asked.append(args)
+        raise AssertionError("a request asked the node")
+
+    rig.provider._tasks[0].cancel()  # the projection's own look at the head
+    await asyncio.sleep(0)
+    monkeypatch.setattr(rig.chain._rpc, "_post", noted)
+    answers = [await buyer.chat(max_tokens=1) for _ in range(3)]
+    monkeypatch.undo()
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert asked == []
