@@ -5,6 +5,7 @@ ape run gas --network bsc:local:foundry
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ from penstock.keys import load_account
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import gas
 from tests.fastchain import Chain, Contract
+from tests.harness import free_port
+
+# Before Ape connects: its own choice, a random port, may be one that a finished connection still holds.
+os.environ.setdefault("APE_FOUNDRY_HOST", f"http://127.0.0.1:{free_port()}")
 
 
 @click.command(cls=ConnectedProviderCommand)

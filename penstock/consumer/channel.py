@@ -229,7 +229,7 @@ class ChannelSession:
     def keep_up(self) -> None:
         """Send a voucher for each half step that came: for just that where the provider's credit leaves room for what
         is on its way, and else ahead of it."""
-        if self._signed < self.owed + self._ahead - self._step // 2 and not self._posting:
+        if self._behind and not self._posting:
             task = asyncio.create_task(self._post())
             self._posting.add(task)
             task.add_done_callback(self._posting.discard)
@@ -252,9 +252,14 @@ class ChannelSession:
         await self.pay(int(needed))
         return True
 
+    @property
+    def _behind(self) -> bool:
+        return self._signed < min(self.owed + self._ahead - self._step // 2, self._deposited)
+
     async def _post(self) -> None:
         with suppress(GatewayError):  # the provider cuts the answer then, and says so there
-            await self.pay(self.owed + self._ahead)
+            while self._behind:  # more may have come meanwhile, and be the last before the provider waits
+                await self.pay(self.owed + self._ahead)
 
     # --- entering and leaving ---
 

@@ -19,6 +19,11 @@ import pytest
 
 from tests.contracts.harness import COIN, Actor, Money
 from tests.fastchain import Chain, Contract
+from tests.harness import free_port
+
+# Before Ape connects, in each worker. It would try a random port, once, and anvil cannot have one that a finished
+# connection still holds: after the other suites there are thousands of those.
+os.environ["APE_FOUNDRY_HOST"] = f"http://127.0.0.1:{free_port()}"
 
 
 class Artifacts:
