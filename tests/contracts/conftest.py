@@ -1,7 +1,6 @@
 """The contracts under test, on the node that Ape starts, through the fast lane.
 
 A module's contracts are deployed once; each test runs inside a snapshot. `evm` is the node and its clock.
-Our snapshots suffice, so that Ape is told to pay these fixtures no attention (it would deploy them anew).
 
 `tests/mutation.py` sets PENSTOCK_NODE, a node to use instead of Ape's, and PENSTOCK_ARTIFACT, a file with other
 bytecode for StreamPay.
@@ -26,6 +25,12 @@ from tests.harness import free_port
 os.environ["APE_FOUNDRY_HOST"] = f"http://127.0.0.1:{free_port()}"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Our snapshots suffice. Ape's isolation would set fixtures up in the order of all definitions of their names in
+    the session, with the scopes of those, so that a module's deployments may fall inside one test's snapshot."""
+    config.option.disable_isolation = True
+
+
 class Artifacts:
     """Bytecode and ABI of each contract that Ape has compiled, by name."""
 
@@ -42,12 +47,12 @@ class Artifacts:
         return self._known[name]
 
 
-@ape.fixture(scope="session", chain_isolation=False)
+@pytest.fixture(scope="session")
 def artifacts() -> Artifacts:
     return Artifacts()
 
 
-@ape.fixture(scope="module", chain_isolation=False)
+@pytest.fixture(scope="module")
 def evm_of_module() -> Iterator[Chain]:
     """Automatic mining is off for the whole module: its tests send no transaction through Ape."""
     chain = Chain(os.environ.get("PENSTOCK_NODE") or ape.chain.provider.uri)
@@ -55,7 +60,7 @@ def evm_of_module() -> Iterator[Chain]:
     chain.close()
 
 
-@ape.fixture(scope="module", chain_isolation=False)
+@pytest.fixture(scope="module")
 def deploy(evm_of_module: Chain, artifacts: Artifacts) -> Callable[..., Contract]:
     """`deploy("PlainToken")`, `deploy("StreamPay", guardian, permit2)`."""
 
@@ -74,27 +79,27 @@ def evm(evm_of_module: Chain) -> Iterator[Chain]:
 # Actors. Each has a key, and no coins unless a test gives it some.
 
 
-@ape.fixture(scope="session", chain_isolation=False)
+@pytest.fixture(scope="session")
 def payer() -> Actor:
     return Actor("payer")
 
 
-@ape.fixture(scope="session", chain_isolation=False)
+@pytest.fixture(scope="session")
 def payee() -> Actor:
     return Actor("payee")
 
 
-@ape.fixture(scope="session", chain_isolation=False)
+@pytest.fixture(scope="session")
 def attacker() -> Actor:
     return Actor("attacker")
 
 
-@ape.fixture(scope="session", chain_isolation=False)
+@pytest.fixture(scope="session")
 def keeper() -> Actor:
     return Actor("keeper")
 
 
-@ape.fixture(scope="session", chain_isolation=False)
+@pytest.fixture(scope="session")
 def guardian() -> Actor:
     return Actor("guardian")
 
@@ -102,17 +107,17 @@ def guardian() -> Actor:
 # Contracts.
 
 
-@ape.fixture(scope="module", chain_isolation=False)
+@pytest.fixture(scope="module")
 def permit2(deploy: Callable[..., Contract]) -> Contract:
     return deploy("MockPermit2")
 
 
-@ape.fixture(scope="module", chain_isolation=False)
+@pytest.fixture(scope="module")
 def pay(deploy: Callable[..., Contract], guardian: Actor, permit2: Contract) -> Contract:
     return deploy("StreamPay", guardian, permit2.address)
 
 
-@ape.fixture(scope="module", chain_isolation=False)
+@pytest.fixture(scope="module")
 def token(deploy: Callable[..., Contract]) -> Contract:
     return deploy("PlainToken")
 

@@ -67,7 +67,7 @@ def _undone(evm: BscChain, payer: Actor, payee: Actor, keeper: Actor, attacker: 
         evm.set_balance(actor, GAS_MONEY)
 
 
-@ape.fixture(scope="session", chain_isolation=False)
+@pytest.fixture(scope="session")
 def deployer() -> AccountAPI:
     """An account that this chain has never seen."""
     account = ApeSigner(private_key=hex32(Actor("deployer").key))
@@ -75,25 +75,25 @@ def deployer() -> AccountAPI:
     return account
 
 
-@ape.fixture(scope="session", chain_isolation=False)
+@pytest.fixture(scope="session")
 def deployment(deployer: AccountAPI, guardian: Actor) -> Deployment:
     """By the code that deploys for users, before automatic mining is switched off."""
     return penstock.deploy.deploy(deployer, guardian=guardian, minimum_stake=MINIMUM)
 
 
-@ape.fixture(scope="module", chain_isolation=False)
+@pytest.fixture(scope="module")
 def evm_of_module(deployment: Deployment) -> Iterator[BscChain]:
     chain = BscChain(ape.chain.provider.uri)
     yield chain
     chain.close()
 
 
-@ape.fixture(scope="module", chain_isolation=False)
+@pytest.fixture(scope="module")
 def pay(evm_of_module: BscChain, deployment: Deployment, artifacts: Artifacts) -> Contract:
     return evm_of_module.at(deployment.stream_pay, artifacts["StreamPay"][1])
 
 
-@ape.fixture(scope="module", chain_isolation=False)
+@pytest.fixture(scope="module")
 def permit2(evm_of_module: BscChain, artifacts: Artifacts) -> Contract:
     return evm_of_module.at(PERMIT2, artifacts["MockPermit2"][1])
 
@@ -105,7 +105,7 @@ def market(evm: BscChain, deployment: Deployment, artifacts: Artifacts) -> Marke
     return Market(evm, registry, staking, None)
 
 
-@ape.fixture(scope="module", chain_isolation=False)
+@pytest.fixture(scope="module")
 def tokens(evm_of_module: BscChain, artifacts: Artifacts) -> dict[str, RealToken]:
     """By symbol."""
     return {one.symbol: one.kind(evm_of_module, one.address, artifacts[one.artifact][1]) for one in TOKENS}

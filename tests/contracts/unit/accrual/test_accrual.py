@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Iterator
 from itertools import pairwise, product
 
-import ape
 import pytest
 from eth_abi import decode
 
@@ -24,7 +23,7 @@ Case = tuple[int, int]
 """The word of a stream, and the two seconds `since | until << 40`, as the mock takes them."""
 
 
-@ape.fixture(scope="module", chain_isolation=False)
+@pytest.fixture(scope="module")
 def mock(deploy: Callable[..., Contract]) -> Contract:
     return deploy("AccrualMock")
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from math import comb
 
-import ape
 import pytest
 
 from penstock.accrual import MAX_RATE, MAX_TIME, RATE_SCALE
@@ -14,7 +13,7 @@ GAS = 4_000_000_000
 SECONDS = 24
 
 
-@ape.fixture(scope="module", chain_isolation=False)
+@pytest.fixture(scope="module")
 def proof(deploy: Callable[..., Contract]) -> Contract:
     return deploy("AccrualProof")
 

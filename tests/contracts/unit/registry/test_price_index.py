@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import ape
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +16,7 @@ PRICES = st.one_of(st.integers(1, 4), st.integers(1, 2**96 - 1), st.just(2**96 -
 NUMBERS = st.one_of(st.integers(0, 12), st.integers(2**32 - 4, 2**32 - 2))
 
 
-@ape.fixture(scope="module", chain_isolation=False)
+@pytest.fixture(scope="module")
 def index(deploy: Callable[..., Contract]) -> Contract:
     return deploy("PriceIndexMock")
 

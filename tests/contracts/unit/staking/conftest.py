@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import ape
 import pytest
 
 from tests.contracts.harness import Actor
@@ -34,7 +33,7 @@ def slasher() -> Actor:
     return Actor("slasher")
 
 
-@ape.fixture(scope="module", chain_isolation=False)
+@pytest.fixture(scope="module")
 def markets(evm_of_module: Chain, deploy: Callable[..., Contract], slasher: Actor) -> dict[str, Market]:
     return {
         "coins": deploy_market(evm_of_module, deploy, slasher, None),
