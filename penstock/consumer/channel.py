@@ -254,7 +254,8 @@ class ChannelSession:
 
     @property
     def _behind(self) -> bool:
-        return self._signed < min(self.owed + self._ahead - self._step // 2, self._deposited)
+        assert self._record is not None
+        return self._signed < min(self.owed + self._ahead - self._step // 2, self._record.deposit)
 
     async def _post(self) -> None:
         with suppress(GatewayError):  # the provider cuts the answer then, and says so there
