@@ -24,8 +24,9 @@ from penstock.accrual import MAX_TIME
 from penstock.channels import MAX_DEPOSIT
 from penstock.errors import WireError
 from penstock.types import StandingOrder, StreamKey, Voucher, hex32
+from penstock.wire._fields import read_bytes, read_uint
 from penstock.wire.eip712 import Domain, KeySigner, require_signed, standing_order_digest, voucher_digest
-from penstock.wire.sessions import StreamKeyBody, _bytes, _uint
+from penstock.wire.sessions import StreamKeyBody
 
 MAX_LINE = 16_384
 """Bytes of one line at most."""
@@ -57,8 +58,8 @@ class VoucherLine(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         """WireError where a part is malformed, BadSignature where the session key did not sign it."""
         voucher = Voucher(
             self.channel.value(),
-            _uint(self.cumulative, MAX_DEPOSIT.bit_length(), "cumulative"),
-            _bytes(self.signature, "signature", 65),
+            read_uint(self.cumulative, MAX_DEPOSIT.bit_length(), "cumulative"),
+            read_bytes(self.signature, "signature", 65),
         )
         digest = voucher_digest(domain, voucher.key.id, voucher.cumulative)
         require_signed(voucher.key.session_key, digest, voucher.signature)
@@ -80,11 +81,11 @@ class StandingOrderLine(msgspec.Struct, forbid_unknown_fields=True, frozen=True)
     def value(self) -> SignedOrder:
         """WireError where a part is malformed. Whether the payer signed it is for the chain to say."""
         bits = MAX_TIME.bit_length()
-        order = StandingOrder(_uint(self.ahead, bits, "ahead"), _uint(self.until, bits, "until"))
-        signature = _bytes(self.signature, "signature")
+        order = StandingOrder(read_uint(self.ahead, bits, "ahead"), read_uint(self.until, bits, "until"))
+        signature = read_bytes(self.signature, "signature")
         if not 0 < len(signature) <= _MAX_SIGNATURE:
             raise WireError(f"signature is {len(signature)} bytes, not 1 to {_MAX_SIGNATURE}")
-        return SignedOrder(self.stream.value(), _uint(self.start, bits, "start"), order, signature)
+        return SignedOrder(self.stream.value(), read_uint(self.start, bits, "start"), order, signature)
 
 
 def sign_standing_order(

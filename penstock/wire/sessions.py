@@ -31,10 +31,10 @@ from penstock.types import (
     StreamId,
     StreamKey,
     Voucher,
-    address,
     hex32,
     unhex,
 )
+from penstock.wire._fields import read_address, read_bytes, read_bytes32, read_uint
 from penstock.wire.eip712 import Domain, KeySigner, require_signed, voucher_digest
 
 SESSIONS_PATH = "/v1/penstock/sessions"
@@ -116,11 +116,11 @@ class StreamKeyBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def value(self) -> StreamKey:
         return StreamKey(
-            _address(self.payer, "payer"),
-            _address(self.payee, "payee"),
-            _address(self.token, "token"),
-            _address(self.session_key, "session_key"),
-            OfferId(_bytes32(self.offer_id, "offer_id")),
+            read_address(self.payer, "payer"),
+            read_address(self.payee, "payee"),
+            read_address(self.token, "token"),
+            read_address(self.session_key, "session_key"),
+            OfferId(read_bytes32(self.offer_id, "offer_id")),
         )
 
 
@@ -146,10 +146,10 @@ class PermitBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             raise WireError(f"permit.kind is {self.kind!r}, not erc2612 or permit2")
         return Permit(
             kind,
-            _uint(self.amount, 256, "permit.amount"),
-            _uint(self.nonce, 256, "permit.nonce"),
+            read_uint(self.amount, 256, "permit.amount"),
+            read_uint(self.nonce, 256, "permit.nonce"),
             self.deadline,
-            _bytes(self.signature, "permit.signature"),
+            read_bytes(self.signature, "permit.signature"),
         )
 
 
@@ -179,14 +179,14 @@ class OrderBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     def value(self, key: StreamKey) -> tuple[Order, bytes, Permit]:
         order = Order(
             key,
-            _uint(self.rate, 96, "order.rate"),
-            _uint(self.duration, 40, "order.duration"),
-            _uint(self.from_vault, 256, "order.from_vault"),
-            _uint(self.nonce, 256, "order.nonce"),
-            _uint(self.deadline, 256, "order.deadline"),
+            read_uint(self.rate, 96, "order.rate"),
+            read_uint(self.duration, 40, "order.duration"),
+            read_uint(self.from_vault, 256, "order.from_vault"),
+            read_uint(self.nonce, 256, "order.nonce"),
+            read_uint(self.deadline, 256, "order.deadline"),
         )
         permit = self.permit.value() if self.permit else Permit()
-        return order, _bytes(self.signature, "order.signature"), permit
+        return order, read_bytes(self.signature, "order.signature"), permit
 
 
 class ChannelOrderBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -216,18 +216,18 @@ class ChannelBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def value(self, key: StreamKey) -> tuple[int, tuple[ChannelOrder, bytes, Permit] | None]:
         """The deposit, and the order with its signature and permit where there is one."""
-        deposit = _uint(self.deposit, 96, "channel.deposit")
+        deposit = read_uint(self.deposit, 96, "channel.deposit")
         if self.order is None:
             return deposit, None
         order = ChannelOrder(
             key,
             deposit,
-            _uint(self.order.from_vault, 256, "channel.order.from_vault"),
-            _uint(self.order.nonce, 256, "channel.order.nonce"),
-            _uint(self.order.deadline, 256, "channel.order.deadline"),
+            read_uint(self.order.from_vault, 256, "channel.order.from_vault"),
+            read_uint(self.order.nonce, 256, "channel.order.nonce"),
+            read_uint(self.order.deadline, 256, "channel.order.deadline"),
         )
         permit = self.order.permit.value() if self.order.permit else Permit()
-        return deposit, (order, _bytes(self.order.signature, "channel.order.signature"), permit)
+        return deposit, (order, read_bytes(self.order.signature, "channel.order.signature"), permit)
 
 
 class GrantBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -255,15 +255,15 @@ class GrantBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def value(self) -> tuple[Grant, bytes]:
         grant = Grant(
-            StreamId(_bytes32(self.stream_id, "grant.stream_id")),
-            _uint(self.start, 64, "grant.start"),
-            _address(self.provider, "grant.provider"),
+            StreamId(read_bytes32(self.stream_id, "grant.stream_id")),
+            read_uint(self.start, 64, "grant.start"),
+            read_address(self.provider, "grant.provider"),
             self.audience,
-            _bytes32(self.nonce, "grant.nonce"),
-            _uint(self.issued_at, 64, "grant.issued_at"),
-            _uint(self.expires_at, 64, "grant.expires_at"),
+            read_bytes32(self.nonce, "grant.nonce"),
+            read_uint(self.issued_at, 64, "grant.issued_at"),
+            read_uint(self.expires_at, 64, "grant.expires_at"),
         )
-        return grant, _bytes(self.signature, "grant.signature")
+        return grant, read_bytes(self.signature, "grant.signature")
 
 
 class SessionRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -334,7 +334,9 @@ class VoucherRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     def value(self, key: StreamKey, domain: Domain) -> Voucher:
         """The voucher of this channel, its signature checked under StreamPay's domain. BadSignature or WireError."""
-        voucher = Voucher(key, _uint(self.cumulative, 96, "cumulative"), _bytes(self.signature, "signature", 65))
+        voucher = Voucher(
+            key, read_uint(self.cumulative, 96, "cumulative"), read_bytes(self.signature, "signature", 65)
+        )
         require_signed(key.session_key, voucher_digest(domain, key.id, voucher.cumulative), voucher.signature)
         return voucher
 
@@ -431,35 +433,3 @@ PROMPT_OVERHEAD = 64
 def prompt_bound(body: bytes, context_length: int) -> int:
     """No prompt has more tokens than its request has bytes, or the context has tokens."""
     return min(len(body) + PROMPT_OVERHEAD, context_length)
-
-
-def _address(text: str, name: str) -> Address:
-    try:
-        return address(text)
-    except (ValueError, TypeError):
-        raise WireError(f"{name} is not an address: {text!r}") from None
-
-
-def _bytes(text: str, name: str, length: int | None = None) -> bytes:
-    try:
-        if not text.startswith("0x"):
-            raise ValueError
-        raw = bytes.fromhex(text[2:])
-    except ValueError:
-        raise WireError(f"{name} is not 0x-hex") from None
-    if length is not None and len(raw) != length:
-        raise WireError(f"{name} is {len(raw)} bytes, not {length}")
-    return raw
-
-
-def _bytes32(text: str, name: str) -> str:
-    return hex32(_bytes(text, name, 32))
-
-
-def _uint(value: str | int, bits: int, name: str) -> int:
-    if isinstance(value, str) and not (value.isascii() and value.isdigit() and len(value) <= 78):
-        raise WireError(f"{name} is not a decimal integer")
-    number = int(value)
-    if not 0 <= number < 2**bits:
-        raise WireError(f"{name} does not fit {bits} bits")
-    return number
