@@ -27,7 +27,7 @@ PROFILES = {
     for profile in (
         Profile("quick", examples=8, steps=60, cases=20_000),
         Profile("ci", examples=115, steps=200, cases=1_000_000),
-        Profile("deep", examples=2_000, steps=300, cases=10_000_000),
+        Profile("deep", examples=4_000, steps=300, cases=10_000_000),
     )
 }
 PROFILE = PROFILES[os.environ.get("PENSTOCK_PROFILE") or ("ci" if os.environ.get("CI") == "true" else "quick")]
