@@ -228,10 +228,8 @@ async def ask(context: Context, wish: Wish, question: Question, terms: StreamTer
     talk(f"offer    {short(listing.offer.id)}  {offered.model} at {listing.rate} by {listing.provider.id}")
     session: Session | ChannelSession
     if offered.by_token:
-        if terms.gasless is True:
-            raise ConfigError("an offer by the token needs gas of your own: choose another --offer, or --no-gasless")
         deposit = _positive(terms.deposit, listing.token) if terms.deposit is not None else None
-        session = consumer.channel_session(listing, deposit=deposit)
+        session = consumer.channel_session(listing, deposit=deposit, gasless=terms.gasless)
     else:
         session = consumer.session(listing, duration=terms.duration, gasless=terms.gasless)
     terminal = stdout_is_terminal()

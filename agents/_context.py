@@ -19,7 +19,7 @@ from penstock.consumer import Consumer, News, Waits, stopping_on_signals
 from penstock.consumer.tasks import Stop
 from penstock.deployments import Deployment, load
 from penstock.errors import ConfigError, NoContract, NotFound, Reverted
-from penstock.journal import Journal
+from penstock.journal import ChannelRecord, Journal
 from penstock.keys import load_account
 from penstock.networks import network
 from penstock.types import NATIVE, Address, Token, address
@@ -127,7 +127,8 @@ class Context:
         else:
             fee = format_amount(transaction.fee, self._coin.decimals, self._coin.symbol)
             cost = f"{transaction.gas_used:,} gas, {fee}"
-        talk(f"{transaction.what:8} stream {short(news.record.id)}  {transaction.hash}  {cost}")
+        kind = "channel" if isinstance(news.record, ChannelRecord) else "stream"
+        talk(f"{transaction.what:8} {kind} {short(news.record.id)}  {transaction.hash}  {cost}")
 
 
 def _notice(stop: Stop) -> None:

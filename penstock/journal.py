@@ -97,10 +97,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """One transaction of a stream. Where the provider sent it (`relayed`), the fee was its own."""
+    """One transaction of a stream or channel. Where the provider sent it (`relayed`), the fee was its own."""
 
     what: str
-    """"approve", "open", "top up" or "close"."""
+    """"approve", "open", "top up" or "close"; of a channel also "request", "reclaim" or "withdraw"."""
     hash: str
     gas_used: int
     fee: int
@@ -165,6 +165,8 @@ class ChannelRecord:
     first_block: int
     """The channel cannot have been opened before this block."""
     created_at: int
+    void_after: int = 0
+    """For a signed order, its deadline: until then somebody may open the channel. 0: opened by ourselves."""
     state: State = State.INTENDED
     signed: int = 0
     """The highest voucher that may have left the process."""
@@ -181,6 +183,10 @@ class ChannelRecord:
     @property
     def id(self) -> StreamId:
         return self.key.id
+
+    @property
+    def gasless(self) -> bool:
+        return self.void_after > 0
 
 
 class Journal:

@@ -125,7 +125,8 @@ class Sessions:
                 for offer in self._seller.active
             ],
             min_relayed_duration=self._settings.min_relayed_duration,
-            min_relayed_tokens=self._settings.min_relayed_tokens,
+            # A payer without gas depends on us for the close, too.
+            min_relayed_tokens=self._settings.min_relayed_tokens if self._seller.is_payee else 0,
         )
 
     # --- opening ---
@@ -303,6 +304,13 @@ class Sessions:
             if (refusal := self._admission.channel_refusal(known)) is not None:
                 raise ApiError(402, refusal.code, refusal.message)
             return "", 0
+        if not self._seller.is_payee:
+            raise ApiError(
+                402,
+                "relay_unavailable",
+                "this gateway does not hold the payee's key, so that it could not close the channel for a payer "
+                "without gas: open it yourself",
+            )
         least = offer.terms.owed(0, self._settings.min_relayed_tokens)
         if order.deposit < least:
             raise ApiError(

@@ -8,6 +8,7 @@ that came can bear it.
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from penstock.consumer.funds import check_funds, lacks_gas, permits
 from penstock.consumer.gateway import Answer, Delta, Gateway
 from penstock.consumer.market import Listing
+from penstock.consumer.session import ORDER_LIFE, ORDER_PENDING, Gasless
 from penstock.consumer.tasks import to_the_end
 from penstock.errors import (
+    ConfigError,
     GatewayError,
     GatewayGarbage,
     GatewayRefused,
@@ -27,13 +31,36 @@ from penstock.errors import (
     Overcharged,
     PaymentRequired,
     PenstockError,
+    StreamLeftOpen,
     TransactionLost,
 )
 from penstock.journal import ChannelRecord, State, Transaction
 from penstock.keys import LocalAccount, new_session_key
-from penstock.types import NATIVE, Address, OfferId, StreamId, StreamKey, Terms, Token, Voucher
-from penstock.wire.eip712 import voucher_digest
-from penstock.wire.sessions import VoucherRequest, prompt_bound
+from penstock.types import (
+    NATIVE,
+    Address,
+    ChannelOrder,
+    OfferId,
+    Permit,
+    StreamId,
+    StreamKey,
+    Terms,
+    Token,
+    Voucher,
+)
+from penstock.units import format_amount
+from penstock.wire.eip712 import channel_order_digest, voucher_digest
+from penstock.wire.sessions import (
+    ChannelBody,
+    GrantBody,
+    SessionAnswer,
+    SessionRequest,
+    StreamKeyBody,
+    VoucherRequest,
+    WellKnown,
+    new_grant,
+    prompt_bound,
+)
 
 if TYPE_CHECKING:
     from penstock.consumer.consumer import Consumer
@@ -69,6 +96,7 @@ class ChannelSummary:
     refund: int
     refund_to: str
     """The zero address is the payer's vault balance."""
+    gasless: bool
     transactions: tuple[Transaction, ...]
     problem: str
 
@@ -89,6 +117,7 @@ class ChannelSummary:
             paid=record.paid,
             refund=record.refund,
             refund_to=record.refund_to,
+            gasless=record.gasless,
             transactions=record.transactions,
             problem=record.problem,
         )
@@ -105,11 +134,11 @@ class _Count:
 
 
 class ChannelSession:
-    """An async context manager; made by `Consumer.session` for an offer with token prices."""
+    """An async context manager; made by `Consumer.channel_session` for an offer with token prices."""
 
-    def __init__(self, consumer: Consumer, listing: Listing, deposit: int | None) -> None:
+    def __init__(self, consumer: Consumer, listing: Listing, deposit: int | None, gasless: Gasless) -> None:
         self.listing = listing
-        self._consumer, self._deposit = consumer, deposit
+        self._consumer, self._deposit, self._gasless = consumer, deposit, gasless
         self._gateway: Gateway | None = None
         self._record: ChannelRecord | None = None
         self._signer = new_session_key()
@@ -267,26 +296,35 @@ class ChannelSession:
     async def __aenter__(self) -> ChannelSession:
         try:
             await self._enter()
-        except BaseException:
-            await self._leave(quiet=True)
+        except BaseException as error:
+            await self._leave(error)
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._leave(quiet=error is not None)
+        await self._leave(error)
 
     async def _enter(self) -> None:
         consumer = self._consumer
         self.listing = listing = await consumer.market.verify(self.listing, allow_private=consumer.allow_private)
         self._gateway = gateway = await consumer.gateway(listing.provider.endpoint)
-        consumer.check_greeting(await gateway.well_known(), listing.provider)
-        await to_the_end(self._open())
-        assert self._record is not None
-        answer = await consumer.enter_channel(gateway, self._record)
-        terms, channel = listing.offer.terms, answer.channel
-        if channel is None or answer.stream_id.lower() != self._record.id or not answer.token:
+        greeting = await gateway.well_known()
+        consumer.check_greeting(greeting, listing.provider)
+        gasless, deposit, from_vault = await self._plan(greeting)
+        if gasless:
+            answer = await self._order(gateway, deposit, from_vault)
+        else:
+            await to_the_end(self._open(deposit, from_vault))
+            assert self._record is not None
+            answer = await consumer.enter_channel(gateway, self._record)
+        self._take(answer)
+
+    def _take(self, answer: SessionAnswer) -> None:
+        """The provider's side of the bargain: of this channel, at the offer's prices."""
+        gateway, terms, channel = self._running, self._terms, answer.channel
+        if channel is None or answer.stream_id.lower() != self.channel or not answer.token:
             raise GatewayGarbage(f"{gateway.endpoint} answered about another channel; choose another provider")
         if (channel.prompt_price, channel.completion_price) != (str(terms.prompt_price), str(terms.completion_price)):
             raise GatewayGarbage(f"{gateway.endpoint} names other prices than its offer; choose another provider")
@@ -295,20 +333,63 @@ class ChannelSession:
         self._ahead = max(0, 2 * self._step - max(self._step, int(channel.credit)))
         self._token = answer.token
 
-    async def _open(self) -> None:
-        consumer, terms = self._consumer, self.listing.offer.terms
-        chain, account, journal = consumer.chain, consumer.account, consumer.journal
-        deposit = self._deposit or terms.owed(
-            min(terms.context_length, DEFAULT_PROMPT), min(terms.context_length, DEFAULT_COMPLETION)
+    async def _plan(self, greeting: WellKnown) -> tuple[bool, int, int]:
+        """Whether the provider is to open the channel, its deposit, and what of it the vault balance pays."""
+        consumer, terms, token = self._consumer, self._terms, self.listing.token
+        me, chain = consumer.account.address, consumer.chain
+        coins, vault = await asyncio.gather(chain.native_balance(me), chain.vault_balance(token.address, me))
+        usual = terms.owed(min(terms.context_length, DEFAULT_PROMPT), min(terms.context_length, DEFAULT_COMPLETION))
+        if self._gasless == "auto":
+            gasless = lacks_gas(consumer, token, coins=coins, cost=self._deposit or usual, vault=vault)
+        else:
+            gasless = self._gasless
+        least = self._least(greeting) if gasless else 0
+        deposit = self._deposit or max(usual, least)
+        if deposit < least:
+            shown = format_amount(least, token.decimals)
+            raise ConfigError(
+                f"the provider opens channels by signature from {shown} {token.symbol} on: use --deposit {shown}, "
+                "or an account with gas and --no-gasless"
+            )
+        from_vault = min(vault, deposit)
+        await check_funds(
+            consumer,
+            token,
+            gasless=gasless,
+            coins=coins,
+            cost=deposit,
+            from_vault=from_vault,
+            what="channel",
+            cure="a smaller --deposit",
         )
-        from_vault = min(await chain.vault_balance(terms.token, account.address), deposit)
-        short = deposit - from_vault
-        approval = None
-        if terms.token != NATIVE and short and await chain.allowance(terms.token, account.address) < short:
-            approval = await chain.approve(account, terms.token, short)
+        return gasless, deposit, from_vault
+
+    def _least(self, greeting: WellKnown) -> int:
+        """The smallest deposit of a channel that the provider opens for us. ConfigError where it opens none."""
+        if not greeting.min_relayed_tokens:
+            raise ConfigError(
+                f"{self._running.endpoint} opens no channels by signature: choose another offer, or use an account "
+                "with gas and --no-gasless"
+            )
+        return self._terms.owed(0, greeting.min_relayed_tokens)
+
+    @property
+    def _key(self) -> StreamKey:
         provider = self.listing.provider
+        return StreamKey(
+            self._consumer.account.address,
+            provider.payee,
+            self._terms.token,
+            self._signer.address,
+            self.listing.offer.id,
+        )
+
+    async def _intend(self, deposit: int, void_after: int) -> ChannelRecord:
+        """Put the channel on record, before anything that may open it leaves the process."""
+        consumer, provider, terms = self._consumer, self.listing.provider, self._terms
+        chain = consumer.chain
         record = ChannelRecord(
-            key=StreamKey(account.address, provider.payee, terms.token, self._signer.address, self.listing.offer.id),
+            key=self._key,
             chain_id=chain.chain_id,
             stream_pay=chain.stream_pay,
             provider=provider.id,
@@ -318,37 +399,101 @@ class ChannelSession:
             prompt_price=terms.prompt_price,
             completion_price=terms.completion_price,
             deposit=deposit,
+            void_after=void_after,
             first_block=(await chain.head()).number,
             created_at=consumer.now(),
         )
-        journal.intend_channel(record)
+        consumer.journal.intend_channel(record)
         self._record = record
+        consumer.tell("intended", record)
+        return record
+
+    async def _open(self, deposit: int, from_vault: int) -> None:
+        """Open the channel by a transaction of our own."""
+        consumer, token = self._consumer, self._terms.token
+        chain, account = consumer.chain, consumer.account
+        short = deposit - from_vault
+        approval = None
+        if token != NATIVE and short and await chain.allowance(token, account.address) < short:
+            approval = await chain.approve(account, token, short)
+        record = await self._intend(deposit, 0)
         if approval is not None:
             consumer.keep_channel(record.id, "approve", approval)
+        await self._send_open(record, from_vault)
+
+    async def _send_open(self, record: ChannelRecord, from_vault: int) -> None:
+        consumer, native = self._consumer, record.key.token == NATIVE
         try:
-            receipt = await chain.open_channel(
-                account, record.key, deposit=deposit, value=short if terms.token == NATIVE else 0, from_vault=from_vault
+            receipt = await consumer.chain.open_channel(
+                consumer.account,
+                record.key,
+                deposit=record.deposit,
+                value=record.deposit - from_vault if native else 0,
+                from_vault=from_vault,
             )
         except (NodeUnavailable, TransactionLost):
             raise  # it may have opened, or may yet: closing finds out
         except PenstockError:
-            journal.set_channel(record.id, state=State.VOID)
+            consumer.journal.set_channel(record.id, state=State.VOID)
             raise
-        journal.set_channel(record.id, state=State.OPEN)
+        consumer.journal.set_channel(record.id, state=State.OPEN)
         consumer.keep_channel(record.id, "open", receipt)
 
-    async def _leave(self, *, quiet: bool) -> None:
+    async def _order(self, gateway: Gateway, deposit: int, from_vault: int) -> SessionAnswer:
+        """Have the provider open the channel from a signed order."""
+        consumer = self._consumer
+        deadline = await consumer.deadline(ORDER_LIFE)
+        (permit,) = await permits(consumer, self.listing.token, [deposit - from_vault], deadline)
+        channel = self._signed_order(deposit, from_vault, deadline, permit)
+        record = await self._intend(deposit, deadline)
+        grant = new_grant(record.id, 0, record.provider, gateway.endpoint, consumer.now())
+        request = SessionRequest(
+            StreamKeyBody.of(record.key),
+            GrantBody.of(grant, grant.sign(consumer.chain.session_domain, self._signer)),
+            channel=channel,
+        )
+        try:
+            answer = await gateway.open_session(request, wait=consumer.waits.relay)
+        except GatewayRefused as error:
+            if error.code != ORDER_PENDING or not await consumer.wait_for_channel(record):
+                raise
+            return await consumer.enter_channel(gateway, record)
+        await self._confirm(record, answer)
+        return answer
+
+    def _signed_order(self, deposit: int, from_vault: int, deadline: int, permit: Permit) -> ChannelBody:
+        order = ChannelOrder(self._key, deposit, from_vault, secrets.randbits(256), deadline)
+        digest = channel_order_digest(self._consumer.chain.stream_pay_domain, order)
+        return ChannelBody.of(order, self._consumer.account.sign_digest(digest), permit)
+
+    async def _confirm(self, record: ChannelRecord, answer: SessionAnswer) -> None:
+        """That the chain has the channel that the provider says it opened."""
+        if not await self._consumer.wait_for_channel(record):
+            raise GatewayGarbage(
+                f"{self._running.endpoint} says that it opened the channel, and the chain does not have it; "
+                "choose another provider"
+            )
+        if answer.channel is not None and answer.channel.transaction:
+            opened = answer.channel
+            self._consumer.keep_channel_relayed(record.id, "open", opened.transaction, opened.gas_used)
+
+    async def _leave(self, error: BaseException | None) -> None:
+        """Close the channel. An error on the way yields to the news that money is still locked."""
         for answer in self._answers:
             await answer.aclose()
         if self._record is None:
             return
         try:
-            await to_the_end(self._settle_and_close(self._record))
-        except PenstockError:
-            if not quiet:
+            refused = isinstance(error, GatewayRefused) and error.code != ORDER_PENDING
+            await to_the_end(self._settle_and_close(self._record, refused))
+        except PenstockError as problem:
+            if error is None:
                 raise
+            if isinstance(problem, StreamLeftOpen) and isinstance(error, Exception):
+                message = f"{problem} (it began with: {error})"
+                raise StreamLeftOpen(problem.stream, message, locked=problem.locked, until=problem.until) from error
 
-    async def _settle_and_close(self, record: ChannelRecord) -> None:
+    async def _settle_and_close(self, record: ChannelRecord, refused: bool) -> None:
         for task in list(self._posting):
             await task
         self._consumer.journal.set_channel(
@@ -359,7 +504,7 @@ class ChannelSession:
         if self._token:
             with suppress(GatewayError):
                 await self.pay(self.owed)
-        await self._consumer.stop_channel(record.id, bearer=self._token)
+        await self._consumer.stop_channel(record.id, bearer=self._token, refused=refused)
 
     # --- helpers ---
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
+from typing import TypeVar
 
 import httpx
 
@@ -27,7 +28,9 @@ from penstock.errors import (
     GatewayGarbage,
     GatewayRefused,
     GatewayUnreachable,
+    InsufficientFunds,
     NotFound,
+    OfferMismatch,
     PenstockError,
     Reverted,
     StreamLeftOpen,
@@ -73,14 +76,16 @@ CLOSING = frozenset({"closing", "close_pending"})
 CLOCKS = 60
 """Seconds by which the chain's clock may be behind ours."""
 
+_T = TypeVar("_T")
+
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """Something that happened to a stream, for whoever shows it: what, and the record after it."""
+    """Something that happened to a stream or channel, for whoever shows it: what, and the record after it."""
 
     what: str
     """"intended", the `what` of a Transaction, or "closing"."""
-    record: Record
+    record: Record | ChannelRecord
     transaction: Transaction | None = None
 
 
@@ -131,14 +136,17 @@ class Consumer:
         """Give back connections to gateways; chain and journal are the caller's."""
         await self._http.aclose()
 
-    def channel_session(self, listing: Listing, *, deposit: int | None = None) -> ChannelSession:
-        """Buy tokens from a listing, up to a deposit in base units; enter the result with `async with`. Needs gas.
+    def channel_session(
+        self, listing: Listing, *, deposit: int | None = None, gasless: Gasless = "auto"
+    ) -> ChannelSession:
+        """Buy tokens from a listing, up to a deposit in base units; enter the result with `async with`.
 
-        Raises what `session` does.
+        `gasless`: the provider opens the channel from our signature and pays the gas; it closes every channel, and
+        what is left is then in the vault. Raises what `session` does.
         """
         if not listing.offer.terms.by_token or listing.offer.terms.by_second:
             raise ConfigError(f"offer {listing.offer.id[:10]} is not sold by the token alone; choose another offer")
-        return ChannelSession(self, listing, deposit)
+        return ChannelSession(self, listing, deposit, gasless)
 
     def session(self, listing: Listing, *, duration: int | None = None, gasless: Gasless = "auto") -> Session:
         """Buy from a listing for up to `duration` seconds; enter the result with `async with`.
@@ -181,58 +189,94 @@ class Consumer:
                 found.append(self._channel(record.id))
         return found
 
-    async def stop_channel(self, channel: StreamId, *, bearer: str = "") -> ChannelRecord:
-        """Close a channel on record, and return its final record. Whatever state it is in.
+    async def stop_channel(self, channel: StreamId, *, bearer: str = "", refused: bool = False) -> ChannelRecord:
+        """Close a channel on record, and return its final record. Whatever state it is in. `refused`: the provider
+        said no to opening it.
 
         The provider closes it at once; where it does not, the contract is asked to, and from 15 minutes later on the
-        next call takes the rest back. Raises StreamLeftOpen until then.
+        next call takes the rest back: that needs gas. Raises StreamLeftOpen until then.
         """
         record = self._channel(channel)
         if record.state in (State.CLOSED, State.VOID):
             return record
+        self.tell("closing", record)
         try:
-            return await self._stop_channel(record, bearer)
+            return await self._stop_channel(record, bearer, refused)
         except StreamLeftOpen:
             raise
         except PenstockError as error:
-            message = f"channel {channel[:10]} is perhaps open: {error}; `penstock recover` tries again"
+            record = self._channel(channel)
+            known = "still" if record.state is State.OPEN else "perhaps"
+            message = f"channel {channel[:10]} is {known} open: {error}; `penstock recover` tries again"
             self.journal.set_channel(channel, problem=message)
             locked = record.deposit - record.signed
             raise StreamLeftOpen(channel, message, locked=locked, until=record.reclaimable_at) from error
 
-    async def _stop_channel(self, record: ChannelRecord, bearer: str) -> ChannelRecord:
+    async def _stop_channel(self, record: ChannelRecord, bearer: str, refused: bool) -> ChannelRecord:
         state = await self._channel_state(record.id)
-        if state is None:
-            if self.now() > record.created_at + MEMPOOL_LIFE:
-                self.journal.set_channel(record.id, state=State.VOID, problem="")
-            else:
-                problem = "its transaction was sent and may still be mined; `penstock recover` looks again"
-                self.journal.set_channel(record.id, problem=problem)
+        may_come = record.state is State.INTENDED and self.now() - CLOCKS < record.void_after
+        if state is None and may_come and not refused:
+            # The provider has the signed order and may be submitting it this moment.
+            state = await self.wait_for_channel(record)
+        if state is None and (state := await self._channel_unopened(record)) is None:
             return self._channel(record.id)
+        if record.state is State.INTENDED:
+            self.journal.set_channel(record.id, state=State.OPEN, problem="")
         if state.finished:
             return await self._channel_over(record)
         problem = ""
         try:
             await self._have_channel_closed(record, bearer)
             return await self._channel_over(record)
-        except GatewayError as error:
+        except (GatewayError, OfferMismatch, ConfigError) as error:
             problem = str(error)
         if (await self._channel_state(record.id) or state).finished:
             return await self._channel_over(record)
-        if not state.requested_at:
-            self.keep_channel(record.id, "request", await self.chain.request_close(self.account, record.key))
-            state = await self._channel_state(record.id) or state
-        until = state.reclaimable_at or 0
-        if until and (await self.chain.head()).timestamp >= until:
-            receipt = await self.chain.reclaim(self.account, record.key, to=self.account.address)
-            self.keep_channel(record.id, "reclaim", receipt)
-            return await self._channel_over(record)
-        message = (
-            f"channel {record.id[:10]} was not closed by its provider ({problem}); the contract gives the rest back "
-            f"from {when(until)} on: run `penstock recover` then"
+        try:
+            if not state.requested_at:
+                self.keep_channel(record.id, "request", await self.chain.request_close(self.account, record.key))
+                state = await self._channel_state(record.id) or state
+            until = state.reclaimable_at or 0
+            if until and (await self.chain.head()).timestamp >= until:
+                receipt = await self.chain.reclaim(self.account, record.key, to=self.account.address)
+                self.keep_channel(record.id, "reclaim", receipt)
+                return await self._channel_over(record)
+        except InsufficientFunds as error:
+            raise self._channel_left_open(
+                record,
+                state,
+                f"was not closed by its provider ({problem}), and to take the rest back without it needs gas "
+                f"({error}): `penstock recover` asks the provider again, or the contract once there is gas",
+            ) from error
+        raise self._channel_left_open(
+            record,
+            state,
+            f"was not closed by its provider ({problem}); the contract gives the rest back from {when(until)} on: "
+            "run `penstock recover` then",
         )
+
+    def _channel_left_open(self, record: ChannelRecord, state: ChannelState, why: str) -> StreamLeftOpen:
+        until = state.reclaimable_at or 0
+        message = f"channel {record.id[:10]} {why}"
         self.journal.set_channel(record.id, state=State.OPEN, reclaimable_at=until, problem=message)
-        raise StreamLeftOpen(record.id, message, locked=state.deposit - record.signed, until=until)
+        return StreamLeftOpen(record.id, message, locked=state.deposit - record.signed, until=until)
+
+    async def _channel_unopened(self, record: ChannelRecord) -> ChannelState | None:
+        """The chain did not have it a moment ago: whether it still may, is in the record then."""
+        head = await self.chain.head()
+        state = await self._channel_state(record.id)  # after the head, so that a late one is not missed
+        if state is not None:
+            return state
+        last = record.void_after or record.created_at + MEMPOOL_LIFE
+        if max(head.timestamp, self.now() - CLOCKS) > last:
+            self.journal.set_channel(record.id, state=State.VOID, problem="")
+        elif record.gasless:
+            problem = f"the provider may still open it from your signed order until {when(last)}"
+            self.journal.set_channel(record.id, problem=problem)
+        else:
+            problem = "its transaction was sent and may still be mined; `penstock recover` looks again"
+            self.journal.set_channel(record.id, problem=problem)
+        return None
 
     async def _have_channel_closed(self, record: ChannelRecord, bearer: str) -> None:
         gateway = await self.gateway(record.endpoint)
@@ -251,7 +295,7 @@ class Consumer:
             await asyncio.sleep(POLL)
         if answer is not None and answer.channel is not None and answer.channel.transaction:
             closed = answer.channel
-            self._keep_channel(record.id, Transaction("close", closed.transaction, closed.gas_used, 0, relayed=True))
+            self.keep_channel_relayed(record.id, "close", closed.transaction, closed.gas_used)
 
     async def _channel_over(self, record: ChannelRecord) -> ChannelRecord:
         """Its end is on the chain. What came back to the vault goes on to the wallet, if there is gas for it."""
@@ -313,7 +357,7 @@ class Consumer:
         record = self._get(stream)
         if record.state in (State.CLOSED, State.VOID):
             return record
-        self._tell("closing", record)
+        self.tell("closing", record)
         try:
             return await self._stop(record, bearer, refused)
         except PenstockError as error:
@@ -351,10 +395,14 @@ class Consumer:
     def keep_channel(self, channel: StreamId, what: str, receipt: Receipt) -> None:
         self._keep_channel(channel, Transaction(what, receipt.transaction, receipt.gas_used, receipt.fee))
 
+    def keep_channel_relayed(self, channel: StreamId, what: str, transaction: str, gas_used: int) -> None:
+        self._keep_channel(channel, Transaction(what, transaction, gas_used, 0, relayed=True))
+
     def _keep_channel(self, channel: StreamId, transaction: Transaction) -> None:
         known = self._channel(channel).transactions
         if all(one.hash != transaction.hash for one in known):
             self.journal.set_channel(channel, transactions=(*known, transaction))
+            self.tell(transaction.what, self._channel(channel), transaction)
 
     def _channel(self, channel: StreamId) -> ChannelRecord:
         record = self.journal.channel(channel)
@@ -390,6 +438,19 @@ class Consumer:
                     raise
             await asyncio.sleep(POLL)
 
+    async def deadline(self, life: int) -> int:
+        """So many seconds from now, by the later of the chain's clock and ours."""
+        return max((await self.chain.head()).timestamp, self.now()) + life
+
+    async def wait_for_channel(self, record: ChannelRecord) -> ChannelState | None:
+        """As `wait_for_open`. Once the chain has it, it is on record as open."""
+        state = await self._wait(
+            lambda: self._channel_state(record.id), lambda state: state is not None, self.waits.settle
+        )
+        if state is not None:
+            self.journal.set_channel(record.id, state=State.OPEN, deposit=state.deposit)
+        return state
+
     async def wait_for_open(self, record: Record) -> StreamState | None:
         """The stream's state once our node has it; None where it does not come within some blocks."""
         return await self._wait(lambda: self._state(record.id), lambda state: state is not None, self.waits.settle)
@@ -400,8 +461,9 @@ class Consumer:
     def keep_relayed(self, record: Record, what: str, transaction: str, gas_used: int) -> None:
         self._keep(record, Transaction(what, transaction, gas_used, 0, relayed=True))
 
-    def tell(self, what: str, record: Record) -> None:
-        self._tell(what, record)
+    def tell(self, what: str, record: Record | ChannelRecord, transaction: Transaction | None = None) -> None:
+        if self._on_news is not None:
+            self._on_news(News(what, record, transaction))
 
     # --- stopping ---
 
@@ -451,7 +513,7 @@ class Consumer:
         if not bearer:
             bearer = (await self.shake_hands(gateway, record)).token
         me = self.account.address
-        deadline = max((await self.chain.head()).timestamp, self.now()) + CANCEL_LIFE
+        deadline = await self.deadline(CANCEL_LIFE)
         digest = cancel_digest(self.chain.stream_pay_domain, record.id, record.start, me, deadline)
         signature = "0x" + self.account.sign_digest(digest).hex()
         answer: CloseAnswer | None = None
@@ -591,10 +653,10 @@ class Consumer:
 
     async def _wait(
         self,
-        look: Callable[[], Awaitable[StreamState | None]],
-        enough: Callable[[StreamState | None], bool],
+        look: Callable[[], Awaitable[_T]],
+        enough: Callable[[_T], bool],
         seconds: float,
-    ) -> StreamState | None:
+    ) -> _T:
         """Look until it is enough, or the seconds are over; the last look's result."""
         end = asyncio.get_running_loop().time() + seconds
         while True:
@@ -605,12 +667,7 @@ class Consumer:
 
     def _keep(self, record: Record, transaction: Transaction) -> None:
         self.journal.add_transaction(record.id, transaction)
-        if self._on_news is not None:
-            self._on_news(News(transaction.what, self._get(record.id), transaction))
-
-    def _tell(self, what: str, record: Record) -> None:
-        if self._on_news is not None:
-            self._on_news(News(what, record))
+        self.tell(transaction.what, self._get(record.id), transaction)
 
 
 def when(timestamp: int) -> str:

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from penstock.accrual import flow
+from penstock.consumer.funds import check_funds, lacks_gas, permits
 from penstock.consumer.gateway import Answer, Gateway
 from penstock.consumer.market import Listing
 from penstock.consumer.tasks import to_the_end
@@ -17,7 +18,6 @@ from penstock.errors import (
     ConfigError,
     GatewayGarbage,
     GatewayRefused,
-    InsufficientFunds,
     NodeUnavailable,
     PenstockError,
     StreamLeftOpen,
@@ -31,16 +31,13 @@ from penstock.types import (
     OfferId,
     Opened,
     Order,
-    Permit,
-    PermitKind,
     Receipt,
     StreamId,
     StreamKey,
     Token,
     ToppedUp,
 )
-from penstock.units import format_amount
-from penstock.wire.eip712 import order_digest, permit_digest
+from penstock.wire.eip712 import order_digest
 from penstock.wire.sessions import (
     GrantBody,
     OrderBody,
@@ -242,11 +239,7 @@ class Session:
         coins, vault = await asyncio.gather(chain.native_balance(me), chain.vault_balance(terms.token, me))
         if self._gasless == "auto":
             cost = flow(terms.rate, self._duration or DEFAULT_DURATION)
-            if terms.token == NATIVE:
-                short = max(0, cost - vault)
-                gasless = coins < short + consumer.gas_reserve and short == 0
-            else:
-                gasless = coins < consumer.gas_reserve
+            gasless = lacks_gas(consumer, self.listing.token, coins=coins, cost=cost, vault=vault)
         else:
             gasless = self._gasless
         if self._duration is None:
@@ -260,34 +253,17 @@ class Session:
             )
         cost = flow(terms.rate, self._duration)
         from_vault = min(vault, cost)
-        await self._check_funds(gasless, coins, cost, from_vault)
+        await check_funds(
+            consumer,
+            self.listing.token,
+            gasless=gasless,
+            coins=coins,
+            cost=cost,
+            from_vault=from_vault,
+            what="stream",
+            cure="a shorter --duration",
+        )
         return gasless, from_vault
-
-    async def _check_funds(self, gasless: bool, coins: int, cost: int, from_vault: int) -> None:
-        """InsufficientFunds, said before a transaction fails over it."""
-        consumer, token = self._consumer, self.listing.token
-        me, short = consumer.account.address, cost - from_vault
-        native = token.address == NATIVE
-        if gasless and native and short:
-            raise InsufficientFunds(
-                f"a stream in {token.symbol} without gas is paid from the vault, which holds "
-                f"{format_amount(from_vault, token.decimals)} of {format_amount(cost, token.decimals, token.symbol)} "
-                "needed; deposit more, choose a shorter --duration or drop --gasless"
-            )
-        held = coins if native else await consumer.chain.token_balance(token.address, me)
-        if held < short:
-            raise InsufficientFunds(
-                f"{me} has {format_amount(held + from_vault, token.decimals, token.symbol)} and needs "
-                f"{format_amount(cost, token.decimals, token.symbol)}; add funds or choose a shorter --duration"
-            )
-        if not gasless and coins < (short if native else 0) + consumer.gas_reserve:
-            coin = await consumer.chain.token(NATIVE)
-            raise InsufficientFunds(
-                f"{me} has {format_amount(coins, coin.decimals, coin.symbol)}, too little for "
-                + ("the deposit and its gas" if native else "gas")
-                + f"; add {format_amount(consumer.gas_reserve, coin.decimals, coin.symbol)}"
-                + (" or choose a shorter --duration" if native else " or use --gasless")
-            )
 
     async def _intend(self, key: StreamKey, secret: bytes, void_after: int) -> Record:
         consumer, listing = self._consumer, self.listing
@@ -362,8 +338,10 @@ class Session:
         consumer, terms = self._consumer, self.listing.offer.terms
         chain, account = consumer.chain, consumer.account
         assert self._duration is not None
-        deadline = max((await chain.head()).timestamp, consumer.now()) + ORDER_LIFE
-        permit = await self._permit(flow(terms.rate, self._duration) - from_vault, deadline)
+        deadline = await consumer.deadline(ORDER_LIFE)
+        (permit,) = await permits(
+            consumer, self.listing.token, [flow(terms.rate, self._duration) - from_vault], deadline
+        )
         key, signer = self._new_key()
         order = Order(key, terms.rate, self._duration, from_vault, secrets.randbits(256), deadline)
         signature = account.sign_digest(order_digest(chain.stream_pay_domain, order))
@@ -395,21 +373,6 @@ class Session:
         if state is not None:
             self._consumer.journal.opened(record.id, start=state.start, end=state.end)
         return state is not None
-
-    async def _permit(self, amount: int, deadline: int) -> Permit:
-        """A signed allowance of exactly what the open will take."""
-        consumer, token = self._consumer, self.listing.token
-        chain, me = consumer.chain, consumer.account.address
-        if not amount or await chain.allowance(token.address, me) >= amount:
-            return Permit()
-        found = await chain.permit_domain(token.address, me)
-        if found is None:
-            raise InsufficientFunds(
-                f"{token.symbol} takes no signed permits: deposit into the vault first, or pay gas with --no-gasless"
-            )
-        separator, nonce = found
-        digest = permit_digest(separator, me, chain.stream_pay, amount, nonce, deadline)
-        return Permit(PermitKind.ERC2612, amount, 0, deadline, consumer.account.sign_digest(digest))
 
     def _check_answer(self, answer: SessionAnswer) -> None:
         record = self._opened

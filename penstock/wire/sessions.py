@@ -423,7 +423,8 @@ class WellKnown(msgspec.Struct, frozen=True):
     min_relayed_duration: int = 0
     """Seconds a stream must be ordered for, if the provider is to open it and pay the gas."""
     min_relayed_tokens: int = 0
-    """Completion tokens that a channel's deposit must pay for, if the provider is to open it and pay the gas."""
+    """Completion tokens that a channel's deposit must pay for, if the provider is to open it and pay the gas. 0: it
+    opens none, because it could not close them."""
 
 
 PROMPT_OVERHEAD = 64

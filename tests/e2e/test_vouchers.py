@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -20,25 +20,11 @@ from penstock.types import NATIVE
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
 from tests.harness import Node
-from tests.provider.rig import COINS, MODEL, Rig, engine_process, fresh_account, running, stretched
+from tests.provider.rig import COINS, MODEL, Rig, fresh_account, running
 
 OFFERS = ("native:1/3",)
 TOKEN_PRICE = 3 * COINS // 10**6
 PROMPT_PRICE = COINS // 10**6
-
-
-@pytest.fixture(scope="module")
-def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    with engine_process(stretched(tmp_path_factory.mktemp("model") / "stretched.gguf")) as child:
-        yield child.url, child.key
-
-
-@pytest.fixture
-async def engine(child: tuple[str, str]) -> AsyncIterator[UpstreamEngine]:
-    engine = UpstreamEngine(child[0], MODEL, api_key=child[1], start_seconds=30)
-    await engine.start()
-    yield engine
-    await engine.stop()
 
 
 @pytest.fixture
