@@ -13,7 +13,16 @@ from typing import Any
 from agents._context import Context, stdout_is_terminal
 from agents._output import answer_text, emit_json, emit_table, short, short_address, talk
 from penstock.accrual import flow
-from penstock.consumer import ChannelSession, ChannelSummary, Consumer, Listing, Session, Summary, Wanted
+from penstock.consumer import (
+    BothSession,
+    ChannelSession,
+    ChannelSummary,
+    Consumer,
+    Listing,
+    Session,
+    Summary,
+    Wanted,
+)
 from penstock.consumer.consumer import when
 from penstock.consumer.market import choose, has_prefix, paid_in, rank
 from penstock.consumer.session import Gasless
@@ -35,7 +44,7 @@ class Wish:
     region: str | None = None
     offer: str | None = None
     by: str | None = None
-    """"second" or "token"."""
+    """"second", "token" or "both"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +170,11 @@ async def _look(context: Context, wish: Wish) -> tuple[list[Listing], Wanted]:
         offer=wish.offer,
         min_stake=min_stake,
         region=wish.region,
-        by_token={"second": False, "token": True}.get(wish.by or ""),
+        by_second=None if wish.by is None else wish.by != "token",
+        by_token=None if wish.by is None else wish.by != "second",
     )
-    if wish.by not in (None, "second", "token"):
-        raise ConfigError(f"--by {wish.by} is neither second nor token")
+    if wish.by not in (None, "second", "token", "both"):
+        raise ConfigError(f"--by {wish.by} is neither second, token nor both")
     if wish.max_rate is None:
         return listings, wanted
     if token is None:
@@ -227,8 +237,10 @@ async def ask(context: Context, wish: Wish, question: Question, terms: StreamTer
     offered = listing.offer.terms
     talk(f"offer    {short(listing.offer.id)}  {offered.model} at {listing.rate} by {listing.provider.id}")
     session: Session | ChannelSession
-    if offered.by_token:
-        deposit = _positive(terms.deposit, listing.token) if terms.deposit is not None else None
+    deposit = _positive(terms.deposit, listing.token) if terms.deposit is not None else None
+    if offered.by_token and offered.by_second:
+        session = consumer.both_session(listing, duration=terms.duration, deposit=deposit, gasless=terms.gasless)
+    elif offered.by_token:
         session = consumer.channel_session(listing, deposit=deposit, gasless=terms.gasless)
     else:
         session = consumer.session(listing, duration=terms.duration, gasless=terms.gasless)
@@ -252,8 +264,8 @@ async def ask(context: Context, wish: Wish, question: Question, terms: StreamTer
                     sys.stdout.write("\n")
                     sys.stdout.flush()
     finally:
-        summary = session.summary
-        if summary is not None:
+        summaries = _summaries(session)
+        for summary in summaries.values():
             _tell_summary(summary, consumer.account.address)
         if context.json and answer is not None:
             emit_json(
@@ -262,9 +274,17 @@ async def ask(context: Context, wish: Wish, question: Question, terms: StreamTer
                     "finish_reason": answer.finish_reason,
                     "usage": asdict(answer.usage) if answer.usage else None,
                     "offer": _listing_json(session.listing),
-                    "channel" if offered.by_token else "stream": _summary_json(summary) if summary else None,
+                    **{kind: _summary_json(summary) for kind, summary in summaries.items()},
                 }
             )
+
+
+def _summaries(session: Session | ChannelSession) -> dict[str, Summary | ChannelSummary]:
+    """What came of a session, by kind: a stream, a channel, or both."""
+    found = {"channel" if isinstance(session, ChannelSession) else "stream": session.summary}
+    if isinstance(session, BothSession):
+        found = {"stream": session.stream_summary, **found}
+    return {kind: summary for kind, summary in found.items() if summary is not None}
 
 
 async def _tidy(consumer: Consumer) -> None:

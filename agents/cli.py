@@ -194,7 +194,10 @@ def ask(
     provider: ProviderOption = None,
     offer: Annotated[str | None, typer.Option(help="Only this offer: its id or the start of it.")] = None,
     by: Annotated[
-        str | None, typer.Option(help="second: a stream pays for time; token: vouchers pay for tokens.")
+        str | None,
+        typer.Option(
+            help="second: a stream pays for time; token: vouchers pay for tokens; both: offers that charge for both."
+        ),
     ] = None,
     deposit: Annotated[
         str | None,

@@ -82,7 +82,9 @@ class Admission:
                     continue  # a stream that a reorganisation took away may come back
             if self._seller.offers[session.offer_id].terms.by_token:
                 channel = self._projection.channels.get(session.stream_id)
-                if channel is None or channel.closed is None or channel.closed.place.timestamp > now - 86_400:
+                if channel is None and session.start:
+                    pass  # the stream is over, and the channel that went with it never came or was undone
+                elif channel is None or channel.closed is None or channel.closed.place.timestamp > now - 86_400:
                     continue  # what it owes is remembered for as long as it lives
             del self._sessions[token_hash]
             gone.append(session.id)

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from penstock.chain.port import Chain
 from penstock.errors import ChainError
 from penstock.wire.sessions import (
+    CLOSE_PATH,
     SESSIONS_PATH,
     VOUCHER_PATH,
     WELL_KNOWN_PATH,
@@ -223,10 +224,12 @@ def _routes(provider: Provider) -> FastAPI:
         session = admission.session(_authorization(request))
         return _json(200, await provider.accounts.receive(session, await _decode(request, VoucherRequest)))
 
-    @app.post(SESSIONS_PATH + "/close", summary="End the token's session, its stream and its channel")
+    @app.post(CLOSE_PATH, summary="End the token's session, its stream and its channel")
     async def close_session(request: Request) -> Response:
-        session = admission.session(_authorization(request))
-        return _json(200, await sessions.close(session, await _decode(request, CloseRequest)))
+        authorization, asked = _authorization(request), await _decode(request, CloseRequest)
+        by_grant = authorization is None and asked.grant is not None
+        session = await sessions.named(asked) if by_grant else admission.session(authorization)
+        return _json(200, await sessions.close(session, asked))
 
     @app.get("/v1/models", summary="The models on sale, in OpenAI's shape")
     async def models() -> Response:

@@ -10,9 +10,12 @@ from typing import Any
 import msgspec
 import structlog
 
+from penstock.accrual import flow
 from penstock.chain.port import Chain
 from penstock.errors import ChainError, Expired, InsufficientFunds, Reverted, TransactionLost, WireError
 from penstock.types import (
+    NATIVE,
+    Address,
     ChannelClosed,
     ChannelOpened,
     ChannelOrder,
@@ -37,6 +40,7 @@ from penstock.wire.sessions import (
     SessionAnswer,
     SessionRequest,
     WellKnown,
+    closing_audience,
 )
 from provider.accounts import Accounts
 from provider.admission import Admission, hash_token
@@ -153,7 +157,7 @@ class Sessions:
             raise ApiError(402, "wrong_payee", f"streams must pay {self._seller.provider.payee}, not {key.payee}")
         if key.token != offer.terms.token:
             raise ApiError(402, "wrong_token", f"the offer is priced in {offer.terms.token}, not {key.token}")
-        self._check_grant(grant, signature, key.session_key)
+        self._check_grant(grant, signature, key.session_key, self._seller.provider.endpoint)
         if not offer.terms.by_second:
             if grant.start or ordered is not None:
                 message = "the offer is paid by the token alone: name start 0, and send a channel but no order"
@@ -173,28 +177,35 @@ class Sessions:
             try:
                 stream, opened, channel_opened = None, ("", 0), ("", 0)
                 await self._catch_up()
-                if locked is not None and locked[1] is None:
+                channel_order = locked[1] if locked is not None else None
+                # Nothing is sent before all is seen to be good.
+                if locked is not None and channel_order is None:
                     self._find_channel(key.id, locked[0])
-                if offer.terms.by_second:
-                    if ordered is None:
-                        stream = self._find(key.id, grant.start)
-                    else:
-                        stream, opened = await self._open_ordered(offer, *ordered)
-                if locked is not None and locked[1] is not None:
-                    channel_opened = await self._open_ordered_channel(offer, *locked[1])
+                elif channel_order is not None:
+                    self._check_channel_order(offer, channel_order[0])
+                if ordered is not None:
+                    self._check_order(offer, ordered[0])
+                elif offer.terms.by_second:
+                    stream = self._find(key.id, grant.start)
+                if ordered is not None and channel_order is not None:
+                    await self._check_funds(ordered[0], channel_order[0])
+                # The channel first: from its first second on, a stream costs.
+                if channel_order is not None:
+                    channel_opened = await self._open_ordered_channel(*channel_order)
+                if ordered is not None:
+                    stream, opened = await self._open_ordered(*ordered)
                 return await self._begin(offer, key.id, stream, grant, *opened, *channel_opened)
             finally:
                 self._admission.release(key.id)
 
-    def _check_grant(self, grant: Grant, signature: bytes, session_key: Any) -> None:
-        provider = self._seller.provider
+    def _check_grant(self, grant: Grant, signature: bytes, signer: Address, audience: str) -> None:
         try:
             grant.check(
                 self._chain.session_domain,
                 signature,
-                session_key=session_key,
-                provider=provider.id,
-                audience=provider.endpoint,
+                session_key=signer,
+                provider=self._seller.provider.id,
+                audience=audience,
                 now=int(self._clock()),
             )
         except Expired as error:
@@ -259,14 +270,10 @@ class Sessions:
             raise ApiError(402, refusal.code, refusal.message)
         return channel
 
-    async def _open_ordered(
-        self, offer: Offer, order: Order, signature: bytes, permit: Permit
-    ) -> tuple[LiveStream, tuple[str, int]]:
-        """Submit a gasless consumer's order, unless its stream is open already (an answer of ours that was lost)."""
-        stream_id = order.key.id
-        stream = self._projection.streams.get(stream_id)
-        if stream is not None and stream.closed is None and self._projection.now() < stream.end:
-            return stream, ("", 0)
+    def _check_order(self, offer: Offer, order: Order) -> None:
+        """ApiError where an order is not worth its gas. One whose stream is open already is: the answer was lost."""
+        if self._ordered_before(order) is not None:
+            return
         if order.rate < offer.terms.rate:
             raise _rate_too_low(order.rate, offer)
         if order.duration < self._settings.min_relayed_duration:
@@ -276,7 +283,56 @@ class Sessions:
                 f"a stream that the provider pays the gas for lasts {self._settings.min_relayed_duration} s at least",
             )
         if order.deadline <= self._projection.now():
-            raise ApiError(402, "order_expired", "the order's deadline has passed: sign a new one")
+            raise _order_expired()
+
+    def _ordered_before(self, order: Order) -> LiveStream | None:
+        stream = self._projection.streams.get(order.key.id)
+        running = stream is not None and stream.closed is None and self._projection.now() < stream.end
+        return stream if running else None
+
+    def _check_channel_order(self, offer: Offer, order: ChannelOrder) -> None:
+        """The same for a channel."""
+        if (known := self._projection.channels.get(order.key.id)) is not None:
+            if (refusal := self._admission.channel_refusal(known)) is not None:
+                raise ApiError(402, refusal.code, refusal.message)
+            return
+        if not self._seller.is_payee:
+            raise ApiError(
+                402,
+                "relay_unavailable",
+                "this gateway does not hold the payee's key, so that it could not close the channel for a payer "
+                "without gas: open it yourself",
+            )
+        least = offer.terms.owed(0, self._settings.min_relayed_tokens)
+        if order.deposit < least:
+            raise ApiError(
+                402,
+                "deposit_too_low",
+                f"a channel that the provider pays the gas for has a deposit of {least} base units at least",
+            )
+        if order.deadline <= self._projection.now():
+            raise _order_expired()
+
+    async def _check_funds(self, stream: Order, channel: ChannelOrder) -> None:
+        """That the payer has enough for both, lest one be opened in vain."""
+        key = stream.key
+        cost = 0 if self._ordered_before(stream) else flow(stream.rate, stream.duration)
+        cost += 0 if key.id in self._projection.channels else channel.deposit
+        try:
+            held = await self._chain.vault_balance(key.token, key.payer)
+            if key.token != NATIVE:
+                held += await self._chain.token_balance(key.token, key.payer)
+        except ChainError as error:
+            raise ApiError(503, "chain_unavailable", str(error), retry_after=5) from None
+        if held < cost:
+            message = f"{key.payer} has {held} base units, and the stream and the channel take {cost}"
+            raise ApiError(402, "insufficient_funds", message)
+
+    async def _open_ordered(self, order: Order, signature: bytes, permit: Permit) -> tuple[LiveStream, tuple[str, int]]:
+        """Submit a gasless consumer's order, unless its stream is open already (an answer of ours that was lost)."""
+        stream_id = order.key.id
+        if (stream := self._ordered_before(order)) is not None:
+            return stream, ("", 0)
         receipt = await self._relay(
             self._chain.open_for(self._seller.account, order, signature, permit), order.key.payer
         )
@@ -295,31 +351,11 @@ class Sessions:
         log.info("opened a stream for its payer", stream=stream_id, gas=receipt.gas_used, fee=receipt.fee)
         return stream, (receipt.transaction, receipt.gas_used)
 
-    async def _open_ordered_channel(
-        self, offer: Offer, order: ChannelOrder, signature: bytes, permit: Permit
-    ) -> tuple[str, int]:
+    async def _open_ordered_channel(self, order: ChannelOrder, signature: bytes, permit: Permit) -> tuple[str, int]:
         """Submit a gasless consumer's order for a channel, unless it is open already. Transaction and gas."""
         channel_id = order.key.id
-        if (known := self._projection.channels.get(channel_id)) is not None:
-            if (refusal := self._admission.channel_refusal(known)) is not None:
-                raise ApiError(402, refusal.code, refusal.message)
+        if channel_id in self._projection.channels:
             return "", 0
-        if not self._seller.is_payee:
-            raise ApiError(
-                402,
-                "relay_unavailable",
-                "this gateway does not hold the payee's key, so that it could not close the channel for a payer "
-                "without gas: open it yourself",
-            )
-        least = offer.terms.owed(0, self._settings.min_relayed_tokens)
-        if order.deposit < least:
-            raise ApiError(
-                402,
-                "deposit_too_low",
-                f"a channel that the provider pays the gas for has a deposit of {least} base units at least",
-            )
-        if order.deadline <= self._projection.now():
-            raise ApiError(402, "order_expired", "the order's deadline has passed: sign a new one")
         receipt = await self._relay(
             self._chain.open_channel_for(self._seller.account, order, signature, permit), order.key.payer
         )
@@ -424,21 +460,57 @@ class Sessions:
         self._admission.require(session)
         return self._answer(session, "")
 
+    async def named(self, request: CloseRequest) -> Session:
+        """For this request alone, the session of who asks to close with a grant in place of a token. ApiError where
+        the grant is not good, or the chain does not have what it is to close."""
+        assert request.grant is not None
+        try:
+            key = request.stream.value() if request.stream else None
+            grant, signature = request.grant.value()
+        except WireError as error:
+            raise ApiError(400, "invalid_request", str(error)) from None
+        if key is None or grant.stream_id != key.id:
+            raise ApiError(400, "grant_mismatch", f"the grant is for {grant.stream_id}: send its parties with it")
+        offer = self._seller.offers.get(key.offer_id)
+        if offer is None:
+            raise ApiError(404, "offer_unknown", f"{key.offer_id} never was an offer here")
+        audience = closing_audience(self._seller.provider.endpoint)
+        try:
+            self._check_grant(grant, signature, key.session_key, audience)
+        except ApiError:
+            self._check_grant(grant, signature, key.payer, audience)  # whose session key may be lost
+        await self._catch_up()
+        if grant.start:
+            self._find(key.id, grant.start)
+        elif key.id not in self._projection.channels:
+            raise _channel_unknown(key.id)
+        return Session("", b"", key.id, grant.start, offer.id, self._clock(), "")
+
     async def close(self, session: Session, request: CloseRequest) -> CloseAnswer:
         """End the session's stream, at the second at which this was asked, and its channel, with its highest voucher.
         Asked again, it says how they ended."""
         terms = self._seller.offers[session.offer_id].terms
+        if not terms.by_token:
+            return await self._close_stream(session, request)
+        if not session.start and request.cancel is not None:
+            raise ApiError(400, "invalid_request", "there is no stream to cancel: send no cancel")
         if not terms.by_second:
-            if request.cancel is not None:
-                raise ApiError(400, "invalid_request", "there is no stream to cancel: send no cancel")
-            ended = await self._close_channel(session.stream_id)
-            return CloseAnswer(session.stream_id, "", 0, "0", "0", channel=ended)
-        answer = await self._close_stream(session, request)
-        return (
-            msgspec.structs.replace(answer, channel=await self._close_channel(session.stream_id))
-            if terms.by_token
-            else answer
-        )
+            return _nothing_closed(session.stream_id, await self._close_channel(session.stream_id))
+        # Whatever becomes of one, the other is closed.
+        answer, channel, failure = _nothing_closed(session.stream_id), None, None
+        if session.start:
+            try:
+                answer = await self._close_stream(session, request)
+            except ApiError as error:
+                failure = error
+        if session.stream_id in self._projection.channels:
+            try:
+                channel = await self._close_channel(session.stream_id)
+            except ApiError as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+        return msgspec.structs.replace(answer, channel=channel)
 
     async def _close_stream(self, session: Session, request: CloseRequest) -> CloseAnswer:
         asked_at = int(self._projection.now())
@@ -487,7 +559,7 @@ class Sessions:
     async def _close_channel(self, channel_id: StreamId) -> ChannelCloseAnswer:
         channel = self._projection.channels.get(channel_id)
         if channel is None:
-            raise ApiError(402, "channel_unknown", "the chain does not have the channel")
+            raise _channel_unknown(channel_id)
         if channel.closed is not None:
             return _channel_ended(channel)
         if not self._seller.is_payee:
@@ -622,6 +694,19 @@ def _channel_ended(channel: LiveChannel) -> ChannelCloseAnswer:
     closed = channel.closed
     assert closed is not None
     return ChannelCloseAnswer(closed.place.transaction, str(closed.cumulative), str(closed.refund))
+
+
+def _nothing_closed(stream_id: StreamId, channel: ChannelCloseAnswer | None = None) -> CloseAnswer:
+    """As far as a stream goes."""
+    return CloseAnswer(stream_id, "", 0, "0", "0", channel=channel)
+
+
+def _channel_unknown(channel_id: StreamId) -> ApiError:
+    return ApiError(402, "channel_unknown", f"the chain does not have the channel {channel_id}")
+
+
+def _order_expired() -> ApiError:
+    return ApiError(402, "order_expired", "the order's deadline has passed: sign a new one")
 
 
 def _replayed() -> ApiError:

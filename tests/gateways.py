@@ -29,9 +29,11 @@ from penstock.wire.sessions import (
     CloseAnswer,
     CloseRequest,
     Contracts,
+    Grant,
     SessionAnswer,
     SessionRequest,
     WellKnown,
+    closing_audience,
 )
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -66,15 +68,7 @@ class Gateway:
     async def open_session(self, request: web.Request) -> web.StreamResponse:
         asked = msgspec.json.decode(await request.read(), type=SessionRequest)
         key = asked.stream.value()
-        grant, signature = asked.grant.value()
-        grant.check(
-            self.chain.session_domain,
-            signature,
-            session_key=key.session_key,
-            provider=self.account.address,
-            audience=self.endpoint,
-            now=int(time.time()),
-        )
+        self._check(*asked.grant.value(), key, self.endpoint)
         transaction, gas_used = "", 0
         if asked.order is not None:
             order, order_signature, permit = asked.order.value(key)
@@ -118,8 +112,12 @@ class Gateway:
         return response
 
     async def close(self, request: web.Request) -> web.StreamResponse:
-        key, _ = self._session(request)
         asked = msgspec.json.decode(await request.read(), type=CloseRequest)
+        if asked.stream is not None and asked.grant is not None:
+            key = asked.stream.value()
+            self._check(*asked.grant.value(), key, closing_audience(self.endpoint))
+        else:
+            key, _ = self._session(request)
         if asked.cancel is None:
             receipt = await self.chain.close_stream(self.account, key, stop_at=int(time.time()))
         else:
@@ -131,6 +129,16 @@ class Gateway:
         closed = next(one for one in receipt.events if isinstance(one, Closed))
         gas = receipt.gas_used
         return answer(CloseAnswer(key.id, receipt.transaction, closed.stop, str(closed.paid), str(closed.refund), gas))
+
+    def _check(self, grant: Grant, signature: bytes, key: StreamKey, audience: str) -> None:
+        grant.check(
+            self.chain.session_domain,
+            signature,
+            session_key=key.session_key,
+            provider=self.account.address,
+            audience=audience,
+            now=int(time.time()),
+        )
 
     def _session(self, request: web.Request) -> tuple[StreamKey, int]:
         return self.sessions[request.headers["authorization"].removeprefix("Bearer ")]

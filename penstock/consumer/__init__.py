@@ -23,6 +23,7 @@ went away, `Consumer.reconcile` closes on the next start.
 Any OpenAI client works inside the block, too: `OpenAI(base_url=session.base_url, api_key=session.token)`.
 """
 
+from penstock.consumer.both import BothSession
 from penstock.consumer.channel import ChannelSession, ChannelSummary, PaidAnswer
 from penstock.consumer.consumer import Consumer, News
 from penstock.consumer.gateway import Answer, Delta, Gateway, Usage, Waits
@@ -32,6 +33,7 @@ from penstock.consumer.tasks import stopping_on_signals
 
 __all__ = [
     "Answer",
+    "BothSession",
     "ChannelSession",
     "ChannelSummary",
     "Consumer",

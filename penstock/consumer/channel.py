@@ -35,7 +35,7 @@ from penstock.errors import (
     TransactionLost,
 )
 from penstock.journal import ChannelRecord, State, Transaction
-from penstock.keys import LocalAccount, new_session_key
+from penstock.keys import new_session_key
 from penstock.types import (
     NATIVE,
     Address,
@@ -258,7 +258,8 @@ class ChannelSession:
     def keep_up(self) -> None:
         """Send a voucher for each half step that came: for just that where the provider's credit leaves room for what
         is on its way, and else ahead of it."""
-        if self._behind and not self._posting:
+        # Asked of the tasks, not of the set: they leave it a turn of the loop after they are done.
+        if self._behind and all(task.done() for task in self._posting):
             task = asyncio.create_task(self._post())
             self._posting.add(task)
             task.add_done_callback(self._posting.discard)
@@ -317,9 +318,12 @@ class ChannelSession:
             answer = await self._order(gateway, deposit, from_vault)
         else:
             await to_the_end(self._open(deposit, from_vault))
-            assert self._record is not None
-            answer = await consumer.enter_channel(gateway, self._record)
+            answer = await self._shake_hands(gateway)
         self._take(answer)
+
+    async def _shake_hands(self, gateway: Gateway) -> SessionAnswer:
+        assert self._record is not None
+        return await self._consumer.enter_channel(gateway, self._record)
 
     def _take(self, answer: SessionAnswer) -> None:
         """The provider's side of the bargain: of this channel, at the offer's prices."""
@@ -334,13 +338,14 @@ class ChannelSession:
         self._token = answer.token
 
     async def _plan(self, greeting: WellKnown) -> tuple[bool, int, int]:
-        """Whether the provider is to open the channel, its deposit, and what of it the vault balance pays."""
+        """Whether the provider is to open the channel, its deposit, and what of all costs the vault balance pays."""
         consumer, terms, token = self._consumer, self._terms, self.listing.token
         me, chain = consumer.account.address, consumer.chain
         coins, vault = await asyncio.gather(chain.native_balance(me), chain.vault_balance(token.address, me))
         usual = terms.owed(min(terms.context_length, DEFAULT_PROMPT), min(terms.context_length, DEFAULT_COMPLETION))
         if self._gasless == "auto":
-            gasless = lacks_gas(consumer, token, coins=coins, cost=self._deposit or usual, vault=vault)
+            cost = (self._deposit or usual) + self._cost_of_time(greeting, gasless=False)
+            gasless = lacks_gas(consumer, token, coins=coins, cost=cost, vault=vault)
         else:
             gasless = self._gasless
         least = self._least(greeting) if gasless else 0
@@ -351,18 +356,23 @@ class ChannelSession:
                 f"the provider opens channels by signature from {shown} {token.symbol} on: use --deposit {shown}, "
                 "or an account with gas and --no-gasless"
             )
-        from_vault = min(vault, deposit)
+        cost = deposit + self._cost_of_time(greeting, gasless=gasless)
+        from_vault = min(vault, cost)
         await check_funds(
             consumer,
             token,
             gasless=gasless,
             coins=coins,
-            cost=deposit,
+            cost=cost,
             from_vault=from_vault,
             what="channel",
             cure="a smaller --deposit",
         )
         return gasless, deposit, from_vault
+
+    def _cost_of_time(self, greeting: WellKnown, *, gasless: bool) -> int:
+        """What is locked besides the deposit: base units. Nothing, where tokens alone are paid for."""
+        return 0
 
     def _least(self, greeting: WellKnown) -> int:
         """The smallest deposit of a channel that the provider opens for us. ConfigError where it opens none."""
@@ -485,7 +495,7 @@ class ChannelSession:
             return
         try:
             refused = isinstance(error, GatewayRefused) and error.code != ORDER_PENDING
-            await to_the_end(self._settle_and_close(self._record, refused))
+            await to_the_end(self._settle_and_close(refused))
         except PenstockError as problem:
             if error is None:
                 raise
@@ -493,18 +503,21 @@ class ChannelSession:
                 message = f"{problem} (it began with: {error})"
                 raise StreamLeftOpen(problem.stream, message, locked=problem.locked, until=problem.until) from error
 
-    async def _settle_and_close(self, record: ChannelRecord, refused: bool) -> None:
+    async def _settle_and_close(self, refused: bool) -> None:
         for task in list(self._posting):
             await task
         self._consumer.journal.set_channel(
-            record.id,
+            self.channel,
             prompt_tokens=sum(count.prompt_tokens for count in self._counts),
             completion_tokens=sum(count.completion_tokens for count in self._counts),
         )
         if self._token:
             with suppress(GatewayError):
                 await self.pay(self.owed)
-        await self._consumer.stop_channel(record.id, bearer=self._token, refused=refused)
+        await self._close(refused)
+
+    async def _close(self, refused: bool) -> None:
+        await self._consumer.stop_channel(self.channel, bearer=self._token, refused=refused)
 
     # --- helpers ---
 
@@ -524,7 +537,11 @@ class ChannelSession:
 
     def _start(self, body: Mapping[str, Any]) -> tuple[Answer, _Count]:
         count = _Count(msgspec.json.encode(body))
-        return self._running.chat(self._token, body, until=None), count
+        return self._running.chat(self._token, body, until=self._until()), count
+
+    def _until(self) -> float | None:
+        """When an answer must be there, on the event loop's clock."""
+        return None
 
 
 class PaidAnswer:
@@ -587,8 +604,3 @@ class PaidAnswer:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
-
-
-def session_key(record: ChannelRecord) -> LocalAccount:
-    """Of a channel on record."""
-    return LocalAccount(record.secret)

@@ -16,7 +16,8 @@ import httpx
 from penstock.accrual import StreamState, flow
 from penstock.chain.port import Account, Chain
 from penstock.channels import ChannelState
-from penstock.consumer.channel import ChannelSession, session_key
+from penstock.consumer.both import BothSession
+from penstock.consumer.channel import ChannelSession
 from penstock.consumer.endpoint import check_endpoint, check_resolved
 from penstock.consumer.gateway import Gateway, Waits
 from penstock.consumer.market import Listing, Market
@@ -51,7 +52,7 @@ from penstock.types import (
     ToppedUp,
 )
 from penstock.units import format_amount
-from penstock.wire.eip712 import cancel_digest
+from penstock.wire.eip712 import KeySigner, cancel_digest
 from penstock.wire.sessions import (
     CancelBody,
     ChannelBody,
@@ -62,6 +63,7 @@ from penstock.wire.sessions import (
     SessionRequest,
     StreamKeyBody,
     WellKnown,
+    closing_audience,
     new_grant,
 )
 
@@ -73,6 +75,8 @@ CANCEL_LIFE = 300
 """Seconds that a provider has to submit a signed cancel."""
 CLOSING = frozenset({"closing", "close_pending"})
 """Codes by which a gateway says that it is about to close a stream."""
+INVALID_TOKEN = "invalid_token"
+"""The code by which a gateway says that it does not know a session's token, perhaps not any more."""
 CLOCKS = 60
 """Seconds by which the chain's clock may be behind ours."""
 
@@ -148,6 +152,21 @@ class Consumer:
             raise ConfigError(f"offer {listing.offer.id[:10]} is not sold by the token alone; choose another offer")
         return ChannelSession(self, listing, deposit, gasless)
 
+    def both_session(
+        self,
+        listing: Listing,
+        *,
+        duration: int | None = None,
+        deposit: int | None = None,
+        gasless: Gasless = "auto",
+    ) -> BothSession:
+        """Buy from a listing that charges for time and for tokens: a stream of up to `duration` seconds for the one, a
+        channel with a deposit for the other. Enter the result with `async with`; what `session` and
+        `channel_session` say holds for both."""
+        if not (listing.offer.terms.by_token and listing.offer.terms.by_second):
+            raise ConfigError(f"offer {listing.offer.id[:10]} is not sold by second and token; choose another offer")
+        return BothSession(self, listing, duration, deposit, gasless)
+
     def session(self, listing: Listing, *, duration: int | None = None, gasless: Gasless = "auto") -> Session:
         """Buy from a listing for up to `duration` seconds; enter the result with `async with`.
 
@@ -157,6 +176,8 @@ class Consumer:
         On entering raises OfferMismatch, InsufficientFunds, ConfigError, ChainErrors and GatewayErrors; no stream
         stays open then. StreamLeftOpen where one does after all, on entering or leaving.
         """
+        if listing.offer.terms.by_token or not listing.offer.terms.by_second:
+            raise ConfigError(f"offer {listing.offer.id[:10]} is not sold by the second alone; choose another offer")
         return Session(self, listing, duration, gasless)
 
     async def reconcile(self) -> list[Record]:
@@ -279,15 +300,7 @@ class Consumer:
         return None
 
     async def _have_channel_closed(self, record: ChannelRecord, bearer: str) -> None:
-        gateway = await self.gateway(record.endpoint)
-        if not bearer:
-            bearer = (await self.enter_channel(gateway, record)).token
-        answer: CloseAnswer | None = None
-        try:
-            answer = await gateway.close_session(bearer, CloseRequest())
-        except GatewayRefused as error:
-            if error.code not in CLOSING:
-                raise
+        answer = await self._ask_to_close(record, 0, bearer)
         end = asyncio.get_running_loop().time() + self.waits.settle
         while not ((state := await self._channel_state(record.id)) and state.finished):
             if asyncio.get_running_loop().time() > end:
@@ -379,7 +392,7 @@ class Consumer:
 
     async def enter_channel(self, gateway: Gateway, record: ChannelRecord) -> SessionAnswer:
         """Trade an open channel for a token, waiting for the provider to see the open."""
-        signer = session_key(record)
+        signer = LocalAccount(record.secret)
         end = asyncio.get_running_loop().time() + self.waits.sight
         while True:
             grant = new_grant(record.id, 0, record.provider, gateway.endpoint, self.now())
@@ -388,7 +401,7 @@ class Consumer:
             try:
                 return await gateway.open_session(request)
             except GatewayRefused as error:
-                if error.code != "channel_unknown" or asyncio.get_running_loop().time() > end:
+                if error.code not in NOT_YET or asyncio.get_running_loop().time() > end:
                     raise
             await asyncio.sleep(POLL)
 
@@ -423,14 +436,18 @@ class Consumer:
             await check_resolved(endpoint)
         return Gateway(endpoint, self._http, self.waits)
 
-    async def shake_hands(self, gateway: Gateway, record: Record) -> SessionAnswer:
-        """Trade an open stream for a token, waiting for the provider to see the open."""
+    async def shake_hands(
+        self, gateway: Gateway, record: Record, channel: ChannelRecord | None = None
+    ) -> SessionAnswer:
+        """Trade an open stream, with its channel where the offer asks for both, for a token; wait for the provider
+        to see them."""
         signer = LocalAccount(record.secret)
         end = asyncio.get_running_loop().time() + self.waits.sight
         while True:
             grant = new_grant(record.id, record.start, record.provider, gateway.endpoint, self.now())
             signature = grant.sign(self.chain.session_domain, signer)
-            request = SessionRequest(StreamKeyBody.of(record.key), GrantBody.of(grant, signature))
+            locked = ChannelBody(str(channel.deposit)) if channel is not None else None
+            request = SessionRequest(StreamKeyBody.of(record.key), GrantBody.of(grant, signature), channel=locked)
             try:
                 return await gateway.open_session(request)
             except GatewayRefused as error:
@@ -509,24 +526,47 @@ class Consumer:
 
     async def _have_cancelled(self, record: Record, bearer: str) -> bool:
         """By the provider's transaction, from our signature. True where the chain confirms it."""
-        gateway = await self.gateway(record.endpoint)
-        if not bearer:
-            bearer = (await self.shake_hands(gateway, record)).token
         me = self.account.address
         deadline = await self.deadline(CANCEL_LIFE)
         digest = cancel_digest(self.chain.stream_pay_domain, record.id, record.start, me, deadline)
         signature = "0x" + self.account.sign_digest(digest).hex()
-        answer: CloseAnswer | None = None
-        try:
-            answer = await gateway.close_session(bearer, CloseRequest(CancelBody(me, deadline, signature)))
-        except GatewayRefused as error:
-            if error.code not in CLOSING:
-                raise
+        answer = await self._ask_to_close(record, record.start, bearer, CancelBody(me, deadline, signature))
         if await self._wait(lambda: self._state(record.id), lambda state: state is None, self.waits.settle) is not None:
             raise GatewayUnreachable(f"{record.endpoint} was asked to close the stream, and the chain still has it")
         if answer is not None and answer.transaction:
             self.keep_relayed(record, "close", answer.transaction, answer.gas_used)
+        if answer is not None and answer.channel is not None and answer.channel.transaction:
+            closed = answer.channel
+            if self.journal.channel(record.id) is not None:  # of the same session
+                self.keep_channel_relayed(record.id, "close", closed.transaction, closed.gas_used)
         return False
+
+    async def _ask_to_close(
+        self, record: Record | ChannelRecord, start: int, bearer: str, cancel: CancelBody | None = None
+    ) -> CloseAnswer | None:
+        """Have the provider close, waiting for it to see the open; None where it is about to. Without a token a
+        grant speaks for us, of the session key, or of the account where that is lost."""
+        gateway = await self.gateway(record.endpoint)
+        signer: KeySigner = LocalAccount(record.secret) if record.secret else self.account
+        end = asyncio.get_running_loop().time() + self.waits.sight
+        while True:
+            request = CloseRequest(cancel)
+            if not bearer:
+                audience = closing_audience(gateway.endpoint)
+                grant = new_grant(record.id, start, record.provider, audience, self.now())
+                signed = GrantBody.of(grant, grant.sign(self.chain.session_domain, signer))
+                request = CloseRequest(cancel, StreamKeyBody.of(record.key), signed)
+            try:
+                return await gateway.close_session(bearer, request)
+            except GatewayRefused as error:
+                if error.code in CLOSING:
+                    return None
+                if bearer and error.code == INVALID_TOKEN:
+                    bearer = ""
+                    continue
+                if error.code not in NOT_YET or asyncio.get_running_loop().time() > end:
+                    raise
+            await asyncio.sleep(POLL)
 
     async def _gone(self, record: Record) -> Record:
         """The chain has no such stream: never opened, or over. Its events tell which."""

@@ -18,6 +18,7 @@ import msgspec
 from penstock.consumer.sse import read_events
 from penstock.errors import AnswerCut, GatewayGarbage, GatewayRefused, GatewayUnreachable, PaymentRequired
 from penstock.wire.sessions import (
+    CLOSE_PATH,
     SESSIONS_PATH,
     VOUCHER_PATH,
     WELL_KNOWN_PATH,
@@ -96,9 +97,9 @@ class Gateway:
         return await self._call("POST", SESSIONS_PATH, SessionAnswer, body=request, wait=wait)
 
     async def close_session(self, token: str, request: CloseRequest) -> CloseAnswer:
-        """End a session and its stream; the gateway submits the request's cancel and pays for it."""
-        path = f"{SESSIONS_PATH}/close"
-        return await self._call("POST", path, CloseAnswer, token=token, body=request, wait=self._waits.close)
+        """End a session, its stream and its channel; the gateway submits the request's cancel and pays for it. An
+        empty token: the request's grant says who asks."""
+        return await self._call("POST", CLOSE_PATH, CloseAnswer, token=token, body=request, wait=self._waits.close)
 
     async def send_voucher(self, token: str, request: VoucherRequest) -> VoucherAnswer:
         """Pay; the same voucher again is answered the same."""

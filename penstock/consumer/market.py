@@ -25,12 +25,17 @@ class Listing:
 
     @property
     def rate(self) -> str:
-        """The price, for people: by the second, or by the million prompt and completion tokens."""
+        """The price, for people: by the second, by the million prompt and completion tokens, or both."""
         terms, token = self.offer.terms, self.token
+        parts = []
         if terms.by_second:
-            return format_rate(terms.rate, token.decimals, token.symbol)
-        prompt, completion = (format_amount(p, token.decimals) for p in (terms.prompt_price, terms.completion_price))
-        return f"{prompt}/{completion} {token.symbol} per million tokens"
+            parts.append(format_rate(terms.rate, token.decimals, token.symbol))
+        if terms.by_token:
+            prompt, completion = (
+                format_amount(p, token.decimals) for p in (terms.prompt_price, terms.completion_price)
+            )
+            parts.append(f"{prompt}/{completion} {token.symbol} per million tokens")
+        return " + ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +53,17 @@ class Wanted:
     """Left out: the minimum that the chain asks of listed providers."""
     region: str | None = None
     min_context: int = 0
+    by_second: bool | None = None
+    """Whether time is paid for, by a stream."""
     by_token: bool | None = None
-    """Paid by vouchers for tokens, or by a stream for time; left out: time where there is such an offer."""
+    """Whether tokens are paid for, by vouchers. Both left out: time alone where there is such an offer."""
 
     def affords(self, listing: Listing) -> bool:
-        """Whether the price is within the limit; a limit by the second rules out what is sold by the token."""
+        """Whether the price is within the limit; a limit by the second rules out offers that also, or only, charge
+        for tokens, unless those are asked for."""
         terms = listing.offer.terms
-        return self.max_rate is None or (terms.by_second and terms.rate <= self.max_rate)
+        bounded = terms.by_second and (not terms.by_token or self.by_token is True)
+        return self.max_rate is None or (bounded and terms.rate <= self.max_rate)
 
     def fits(self, listing: Listing) -> bool:
         """Everything but the price."""
@@ -67,6 +76,7 @@ class Wanted:
             and (self.min_stake is None or listing.stake >= self.min_stake)
             and (self.region is None or terms.region == self.region)
             and terms.context_length >= self.min_context
+            and (self.by_second is None or terms.by_second == self.by_second)
             and (self.by_token is None or terms.by_token == self.by_token)
         )
 
@@ -88,20 +98,20 @@ class Wanted:
 
 
 class Market:
-    """The registry as a consumer sees it. Only inference, sold by the second or by the token; offers that are
-    paid by both at once are left out. Nothing here sends a transaction."""
+    """The registry as a consumer sees it. Only inference, sold by the second, by the token, or by both at once.
+    Nothing here sends a transaction."""
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
 
     async def listings(self, *, inactive: bool = False) -> list[Listing]:
-        """All offers by the second or by the token, in order of creation."""
+        """All offers, in order of creation."""
         offers, providers = await asyncio.gather(self._chain.offers(), self._chain.providers())
         sellers = {provider.id: provider for provider in providers if provider.service & Service.INFERENCE}
         offers = [
             offer
             for offer in offers
-            if offer.terms.by_second != offer.terms.by_token
+            if (offer.terms.by_second or offer.terms.by_token)
             and offer.provider in sellers
             and (inactive or offer.active)
         ]
@@ -220,17 +230,18 @@ def has_prefix(identifier: str, prefix: str) -> bool:
     return identifier.lower().removeprefix("0x").startswith(prefix.lower().removeprefix("0x"))
 
 
-def rank(listing: Listing) -> tuple[bool, int, int, int]:
-    """By which the best comes first: time before tokens, then the price."""
+def rank(listing: Listing) -> tuple[int, int, int, int, int]:
+    """By which the best comes first: time before tokens before both, then the price."""
     terms = listing.offer.terms
-    return terms.by_token, terms.rate or terms.completion_price, -listing.stake, listing.offer.number
+    kind = terms.by_token + (terms.by_second and terms.by_token)
+    return kind, terms.rate, terms.completion_price, -listing.stake, listing.offer.number
 
 
 def _nothing(listings: Sequence[Listing], wanted: Wanted) -> NotFound | NoOffer:
     if wanted.offer is not None and not any(has_prefix(listing.offer.id, wanted.offer) for listing in listings):
         return NotFound(f"no active offer has the id {wanted.offer}; `penstock offers` lists them")
     if not listings:
-        return NoOffer("nobody offers inference by the second on this chain yet; try later or another --network")
+        return NoOffer("nobody offers inference on this chain yet; try later or another --network")
     models = sorted({listing.offer.terms.model for listing in listings})
     if wanted.model is not None and wanted.model not in models:
         return NoOffer(f"nobody offers {wanted.model}; on offer: {', '.join(models[:8])}")

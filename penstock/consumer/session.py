@@ -58,8 +58,8 @@ DEFAULT_DURATION = 60
 """Seconds to pay for in advance where nothing else is said. What is not used comes back."""
 ORDER_LIFE = 90
 """Seconds that a provider has to submit a signed order."""
-NOT_YET = frozenset({"stream_unknown", "stream_unconfirmed"})
-"""Codes by which a gateway says that it has not seen the stream's open, yet."""
+NOT_YET = frozenset({"stream_unknown", "stream_unconfirmed", "channel_unknown"})
+"""Codes by which a gateway says that it has not seen the open of the stream or the channel, yet."""
 ORDER_PENDING = "order_pending"
 """The code by which a gateway says that it has sent a signed order, and the chain has not taken it, yet."""
 POLL = 0.25
@@ -235,22 +235,13 @@ class Session:
         """Whether the provider is to open the stream, and what of the deposit the vault balance pays."""
         consumer, terms = self._consumer, self.listing.offer.terms
         me, chain = consumer.account.address, consumer.chain
-        least = greeting.min_relayed_duration
         coins, vault = await asyncio.gather(chain.native_balance(me), chain.vault_balance(terms.token, me))
         if self._gasless == "auto":
             cost = flow(terms.rate, self._duration or DEFAULT_DURATION)
             gasless = lacks_gas(consumer, self.listing.token, coins=coins, cost=cost, vault=vault)
         else:
             gasless = self._gasless
-        if self._duration is None:
-            self._duration = max(DEFAULT_DURATION, least) if gasless else DEFAULT_DURATION
-        if self._duration < 1:
-            raise ConfigError("a stream lasts at least 1 second; raise --duration")
-        if gasless and self._duration < least:
-            raise ConfigError(
-                f"the provider opens streams by signature from {least} seconds on: use --duration {least}, "
-                "or an account with gas and --no-gasless"
-            )
+        self._duration = relayed_seconds(self._duration, greeting, gasless=gasless)
         cost = flow(terms.rate, self._duration)
         from_vault = min(vault, cost)
         await check_funds(
@@ -266,25 +257,10 @@ class Session:
         return gasless, from_vault
 
     async def _intend(self, key: StreamKey, secret: bytes, void_after: int) -> Record:
-        consumer, listing = self._consumer, self.listing
         assert self._duration is not None
-        record = Record(
-            key=key,
-            chain_id=consumer.chain.chain_id,
-            stream_pay=consumer.chain.stream_pay,
-            provider=listing.provider.id,
-            endpoint=listing.provider.endpoint,
-            model=listing.offer.terms.model,
-            secret=secret,
-            rate=listing.offer.terms.rate,
-            duration=self._duration,
-            void_after=void_after,
-            first_block=(await consumer.chain.head()).number,
-            created_at=consumer.now(),
+        record = self._record = await intend(
+            self._consumer, self.listing, key, secret, duration=self._duration, void_after=void_after
         )
-        consumer.journal.intend(record)
-        self._record = record
-        consumer.tell("intended", record)
         return record
 
     def _new_key(self) -> tuple[StreamKey, LocalAccount]:
@@ -301,7 +277,7 @@ class Session:
     async def _open(self, from_vault: int) -> None:
         """Open the stream by a transaction of our own."""
         consumer, terms = self._consumer, self.listing.offer.terms
-        chain, account, journal = consumer.chain, consumer.account, consumer.journal
+        chain, account = consumer.chain, consumer.account
         assert self._duration is not None
         short = flow(terms.rate, self._duration) - from_vault
         approval: Receipt | None = None
@@ -311,23 +287,7 @@ class Session:
         record = await self._intend(key, signer.secret, 0)
         if approval is not None:
             consumer.keep(record, "approve", approval)
-        try:
-            receipt = await chain.open(
-                account,
-                key,
-                rate=terms.rate,
-                duration=self._duration,
-                value=short if terms.token == NATIVE else 0,
-                from_vault=from_vault,
-            )
-        except (NodeUnavailable, TransactionLost):
-            raise  # it may have opened, or may yet: closing finds out
-        except PenstockError:
-            journal.void(record.id)
-            raise
-        opened = next(event for event in receipt.events if isinstance(event, Opened) and event.id == record.id)
-        journal.opened(record.id, start=opened.start, end=opened.end)
-        consumer.keep(record, "open", receipt)
+        await send_open(consumer, record, from_vault)
 
     async def _shake_hands(self, gateway: Gateway) -> SessionAnswer:
         """Trade a stream that is open for a token; wait for the provider to see it."""
@@ -434,3 +394,62 @@ class Session:
         if record is None:
             raise RuntimeError("use the session inside its `async with` block")
         return record
+
+
+async def intend(
+    consumer: Consumer, listing: Listing, key: StreamKey, secret: bytes, *, duration: int, void_after: int
+) -> Record:
+    """Put a stream on record, before anything that may open it leaves the process."""
+    record = Record(
+        key=key,
+        chain_id=consumer.chain.chain_id,
+        stream_pay=consumer.chain.stream_pay,
+        provider=listing.provider.id,
+        endpoint=listing.provider.endpoint,
+        model=listing.offer.terms.model,
+        secret=secret,
+        rate=listing.offer.terms.rate,
+        duration=duration,
+        void_after=void_after,
+        first_block=(await consumer.chain.head()).number,
+        created_at=consumer.now(),
+    )
+    consumer.journal.intend(record)
+    consumer.tell("intended", record)
+    return record
+
+
+async def send_open(consumer: Consumer, record: Record, from_vault: int) -> None:
+    """Open a stream on record by a transaction of our own."""
+    key, journal = record.key, consumer.journal
+    try:
+        receipt = await consumer.chain.open(
+            consumer.account,
+            key,
+            rate=record.rate,
+            duration=record.duration,
+            value=flow(record.rate, record.duration) - from_vault if key.token == NATIVE else 0,
+            from_vault=from_vault,
+        )
+    except (NodeUnavailable, TransactionLost):
+        raise  # it may have opened, or may yet: closing finds out
+    except PenstockError:
+        journal.void(record.id)
+        raise
+    opened = next(event for event in receipt.events if isinstance(event, Opened) and event.id == record.id)
+    journal.opened(record.id, start=opened.start, end=opened.end)
+    consumer.keep(record, "open", receipt)
+
+
+def relayed_seconds(duration: int | None, greeting: WellKnown, *, gasless: bool) -> int:
+    """How long to pay for in advance. ConfigError where it makes no sense, or the provider does not open it."""
+    least = greeting.min_relayed_duration if gasless else 1
+    seconds = max(DEFAULT_DURATION, least) if duration is None else duration
+    if seconds < 1:
+        raise ConfigError("a stream lasts at least 1 second; raise --duration")
+    if seconds < least:
+        raise ConfigError(
+            f"the provider opens streams by signature from {least} seconds on: use --duration {least}, "
+            "or an account with gas and --no-gasless"
+        )
+    return seconds

@@ -41,6 +41,7 @@ SESSIONS_PATH = "/v1/penstock/sessions"
 """POST: open one. GET {path}/current: its state. POST {path}/close: end it, and the stream with it.
 POST {path}/voucher: pay for tokens."""
 VOUCHER_PATH = SESSIONS_PATH + "/voucher"
+CLOSE_PATH = SESSIONS_PATH + "/close"
 OWED_HEADER = "penstock-owed"
 """On an answer that is paid by the token: what the channel owes in all, and the highest voucher, as
 `owed=N, cumulative=N`. A stream of events says the same in a comment before [DONE]."""
@@ -92,6 +93,11 @@ class Grant:
         if self.issued_at > now + CLOCK_SKEW:
             raise WireError("the grant was issued in the future: check the clocks")
         require_signed(session_key, self.digest(domain), signature)
+
+
+def closing_audience(endpoint: str) -> str:
+    """The audience of a grant that closes, and does nothing else: it needs no token, nor an offer that is still on."""
+    return endpoint + CLOSE_PATH
 
 
 def new_grant(stream: StreamId, start: int, provider: Address, audience: str, now: int, life: int = 120) -> Grant:
@@ -360,9 +366,14 @@ class CancelBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 class CloseRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """POST /v1/penstock/sessions/close. Without a cancel the provider closes the stream itself, at the second
-    at which the request came; the refund then goes to the payer's vault balance."""
+    at which the request came; the refund then goes to the payer's vault balance.
+
+    Sent with the session's token, or with the parties and a grant by the session key or the payer, for the audience
+    `closing_audience`: for who has no token any more, or never got one. Its start 0 means the channel alone."""
 
     cancel: CancelBody | None = None
+    stream: StreamKeyBody | None = None
+    grant: GrantBody | None = None
 
 
 class ChannelCloseAnswer(msgspec.Struct, frozen=True):
@@ -383,7 +394,8 @@ class CloseAnswer(msgspec.Struct, frozen=True):
     refund: str
     gas_used: int = 0
     channel: ChannelCloseAnswer | None = None
-    """Where tokens were paid for. Without a stream the fields about it are empty and 0."""
+    """Where tokens were paid for. Without a stream, and where it was not asked about, the fields about it are empty
+    and 0."""
 
 
 class OfferBody(msgspec.Struct, frozen=True):

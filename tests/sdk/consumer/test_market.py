@@ -53,6 +53,29 @@ def test_every_wish_filters() -> None:
     assert chosen(market, max_rate=1) == 1
 
 
+def test_time_comes_before_tokens_before_both() -> None:
+    prices = {"prompt_price": 1, "completion_price": 2}
+    time, tokens = listing(1, rate=10**12), listing(2, rate=0, **prices)
+    both, cheap = listing(3, rate=2, **prices), listing(4, rate=1, prompt_price=1, completion_price=9)
+    assert chosen([cheap, both, tokens, time]) == 1
+    assert chosen([cheap, both, tokens]) == 2
+    assert chosen([both, cheap]) == 4
+    market = [time, tokens, both]
+    assert chosen(market, by_second=True, by_token=False) == 1
+    assert chosen(market, by_second=False, by_token=True) == 2
+    assert chosen(market, by_second=True, by_token=True) == 3
+    assert replace(both, token=DOLLAR).rate == "0.000000000002 TUSD/s + 0.000001/0.000002 TUSD per million tokens"
+
+
+def test_a_limit_by_the_second_lets_tokens_be_charged_only_where_that_was_asked_for() -> None:
+    both, tokens = listing(1, rate=2, completion_price=5), listing(2, rate=0, completion_price=1)
+    with pytest.raises(PriceTooHigh):
+        chosen([both, tokens], max_rate=10)
+    assert chosen([both, tokens], max_rate=10, by_token=True, by_second=True) == 1
+    with pytest.raises(PriceTooHigh):
+        chosen([both], max_rate=1, by_token=True, by_second=True)
+
+
 def test_prices_in_different_tokens_are_not_compared() -> None:
     market = [listing(1, rate=9, token=DOLLAR), listing(2, rate=10**9)]
     assert chosen(market) == 2
