@@ -27,7 +27,7 @@ from penstock.consumer.consumer import when
 from penstock.consumer.market import choose, has_prefix, paid_in, rank
 from penstock.consumer.session import Gasless
 from penstock.errors import ConfigError, InsufficientFunds, JournalDamaged, NotFound, PenstockError, StreamLeftOpen
-from penstock.journal import Record, State, find, set_aside
+from penstock.journal import ChannelRecord, Record, State, find, set_aside
 from penstock.types import NATIVE, ZERO_ADDRESS, Address, Receipt, Token, address
 from penstock.units import format_amount, format_rate, parse_amount, parse_rate
 
@@ -289,12 +289,9 @@ def _summaries(session: Session | ChannelSession) -> dict[str, Summary | Channel
 
 async def _tidy(consumer: Consumer) -> None:
     """Close what a process that died left open, before anything new."""
-    for record in await consumer.reconcile():
-        token = await consumer.chain.token(record.key.token)
-        _tell_summary(Summary.of(record, token), consumer.account.address)
-    for channel in await consumer.reconcile_channels():
-        token = await consumer.chain.token(channel.key.token)
-        _tell_summary(ChannelSummary.of(channel, token), consumer.account.address)
+    found: list[Record | ChannelRecord] = [*await consumer.reconcile(), *await consumer.reconcile_channels()]
+    for record in found:
+        _tell_summary(await _summary_of(consumer, record), consumer.account.address)
 
 
 def _tell_summary(summary: Summary | ChannelSummary, me: Address) -> None:
@@ -385,9 +382,8 @@ async def channels(context: Context, everything: bool) -> None:
     chain, journal = await context.chain(), context.journal()
     records = [
         record
-        for record in journal.channels()
+        for record in (journal.channels() if everything else journal.unfinished_channels())
         if (record.chain_id, record.stream_pay) == (chain.chain_id, chain.stream_pay)
-        and (everything or record.state in (State.INTENDED, State.OPEN))
     ]
     tokens = {token: await chain.token(token) for token in {record.key.token for record in records}}
     summaries = [ChannelSummary.of(record, tokens[record.key.token]) for record in records]
@@ -418,28 +414,35 @@ async def channels(context: Context, everything: bool) -> None:
 
 async def stop(context: Context, prefix: str | None) -> None:
     consumer = await context.consumer()
+    journal = consumer.journal
     if prefix is None:
-        records = consumer.mine(consumer.journal.unfinished())
+        records, locked = consumer.mine(journal.unfinished()), consumer.mine(journal.unfinished_channels())
     else:
-        records = find(consumer.mine(consumer.journal.all()), prefix)
-        if not records:
-            raise NotFound(f"no stream of this account starts with {prefix}; `penstock streams --all` lists them")
-        if len(records) > 1:
-            raise NotFound(f"{len(records)} streams start with {prefix}; give more digits")
-    await _report(context, consumer, await _stop_all(consumer, records))
-
-
-async def _stop_all(consumer: Consumer, records: Sequence[Record]) -> list[Record]:
-    """Try each; the first failure is raised when all were tried."""
-    stopped, failure = [], None
-    for record in records:
+        records, locked = find(consumer.mine(journal.all()), prefix), find(consumer.mine(journal.channels()), prefix)
+        # A stream and a channel of one session share their id.
+        ids = {record.id for record in records} | {channel.id for channel in locked}
+        if not ids:
+            raise NotFound(
+                f"no stream of this account starts with {prefix}, and no channel; `penstock streams --all` and "
+                "`penstock channels --all` list them"
+            )
+        if len(ids) > 1:
+            raise NotFound(f"{len(ids)} streams and channels start with {prefix}; give more digits")
+    stopped: list[Record | ChannelRecord] = []
+    failure: PenstockError | None = None
+    wanted: list[Record | ChannelRecord] = [*records, *locked]
+    for record in wanted:
         try:
-            stopped.append(await consumer.stop(record.id))
+            if isinstance(record, ChannelRecord):
+                stopped.append(await consumer.stop_channel(record.id))
+            else:
+                stopped.append(await consumer.stop(record.id))
         except PenstockError as error:
-            failure = failure or error
+            failure = failure or error  # which is raised when all were tried
+    if stopped or failure is None:
+        await _report(context, consumer, stopped)
     if failure is not None:
         raise failure
-    return stopped
 
 
 async def recover(context: Context, from_chain: bool) -> None:
@@ -451,31 +454,33 @@ async def recover(context: Context, from_chain: bool) -> None:
         moved = set_aside(context.settings.journal, int(time.time()))
         talk(f"the damaged journal is now {moved[0]}")
     consumer = await context.consumer()
-    records = await consumer.reconcile()
-    channels = await consumer.reconcile_channels()
-    for channel in channels:
-        kind = await consumer.chain.token(channel.key.token)
-        _tell_summary(ChannelSummary.of(channel, kind), consumer.account.address)
+    records: list[Record | ChannelRecord] = [*await consumer.reconcile(), *await consumer.reconcile_channels()]
     if from_chain:
         records += await consumer.recover_from_chain(context.deployment.first_block)
     await _report(context, consumer, records)
     for record in records:
-        if record.state is State.OPEN:
-            raise StreamLeftOpen(record.id, record.problem, locked=flow(record.rate, record.duration), until=record.end)
-    for channel in channels:
-        if channel.state is State.OPEN:
-            locked = channel.deposit - channel.signed
-            raise StreamLeftOpen(channel.id, channel.problem, locked=locked, until=channel.reclaimable_at)
+        if record.state is not State.OPEN:
+            continue
+        if isinstance(record, ChannelRecord):
+            locked, until = record.deposit - record.signed, record.reclaimable_at
+        else:
+            locked, until = flow(record.rate, record.duration), record.end
+        raise StreamLeftOpen(record.id, record.problem, locked=locked, until=until)
 
 
-async def _report(context: Context, consumer: Consumer, records: Sequence[Record]) -> None:
-    summaries = [Summary.of(record, await consumer.chain.token(record.key.token)) for record in records]
+async def _report(context: Context, consumer: Consumer, records: Sequence[Record | ChannelRecord]) -> None:
+    summaries = [await _summary_of(consumer, record) for record in records]
     for summary in summaries:
         _tell_summary(summary, consumer.account.address)
     if context.json:
         emit_json([_summary_json(summary) for summary in summaries])
     elif not summaries:
-        talk("no stream was open")
+        talk("no stream was open, and no channel")
+
+
+async def _summary_of(consumer: Consumer, record: Record | ChannelRecord) -> Summary | ChannelSummary:
+    token = await consumer.chain.token(record.key.token)
+    return ChannelSummary.of(record, token) if isinstance(record, ChannelRecord) else Summary.of(record, token)
 
 
 # --- money ---------------------------------------------------------------------------------------

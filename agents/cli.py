@@ -267,14 +267,16 @@ def channels(
 @app.command()
 def stop(
     ctx: typer.Context,
-    stream: Annotated[str | None, typer.Argument(help="The stream's id or the start of it.")] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Every stream that may be open, other processes' too.")] = False,
+    stream: Annotated[str | None, typer.Argument(help="The id of a stream or channel, or the start of it.")] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Every stream and channel that may be open, other processes' too.")
+    ] = False,
 ) -> None:
-    """Close streams now; what was not used comes back."""
+    """Close streams and channels now; what was not used comes back."""
     from agents import _commands
 
     if (stream is None) is not all_:
-        raise typer.BadParameter("name one stream, or --all", ctx=ctx)
+        raise typer.BadParameter("name one stream or channel, or --all", ctx=ctx)
     _context(ctx).run(lambda context: _commands.stop(context, stream))
 
 
@@ -315,10 +317,10 @@ def withdraw(
 def recover(
     ctx: typer.Context,
     from_chain: Annotated[
-        bool, typer.Option("--from-chain", help="Also look on the chain for streams that the journal has lost.")
+        bool, typer.Option("--from-chain", help="Also look on the chain for what the journal has lost.")
     ] = False,
 ) -> None:
-    """Close the streams that processes which died left open."""
+    """Close the streams and channels that processes which died left open."""
     from agents import _commands
 
     _context(ctx).run(lambda context: _commands.recover(context, from_chain))

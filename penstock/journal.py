@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from penstock.errors import JournalDamaged
 from penstock.types import Address, OfferId, StreamId, StreamKey
@@ -187,6 +187,9 @@ class ChannelRecord:
     @property
     def gasless(self) -> bool:
         return self.void_after > 0
+
+
+_R = TypeVar("_R", Record, ChannelRecord)
 
 
 class Journal:
@@ -361,6 +364,10 @@ class Journal:
         """Every channel on record, oldest first."""
         return self._channels("")
 
+    def unfinished_channels(self) -> list[ChannelRecord]:
+        """Those that may be open, whoever holds them, oldest first."""
+        return self._channels("WHERE state IN (?, ?)", State.INTENDED, State.OPEN)
+
     @contextlib.contextmanager
     def adopt_channels(self) -> Iterator[list[ChannelRecord]]:
         """As `adopt`, for channels."""
@@ -490,7 +497,7 @@ def set_aside(path: Path, now: int) -> list[Path]:
     return moved
 
 
-def find(records: Sequence[Record], prefix: str) -> list[Record]:
+def find(records: Sequence[_R], prefix: str) -> list[_R]:
     """Those whose id starts so, with or without 0x."""
     wanted = prefix.lower().removeprefix("0x")
     return [record for record in records if record.id.removeprefix("0x").startswith(wanted)]

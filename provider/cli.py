@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +14,9 @@ import typer
 from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
-    from penstock.types import Address, StreamEvent, StreamId
-    from provider.projection import LiveStream
+    from penstock.types import Address, ChannelEvent, StreamEvent, StreamId
+    from provider.payouts import Due
+    from provider.projection import LiveChannel, LiveStream
     from provider.service import Connection
     from provider.settings import Settings
 
@@ -173,9 +175,10 @@ def earnings(
     account: AccountName = None,
     json: Json = False,
 ) -> None:
-    """What was earned, what is due now, and what lies in the vault; from the chain's events alone."""
+    """What was earned, what is due now, and what lies in the vault; from the chain's events, and for what is due also
+    from the vouchers in this provider's state file."""
     settings = _settings(config, network=network, rpc_url=rpc_url, deployment=deployment, account=account)
-    _run(_with_chain(settings, lambda c: _earnings(c, json)))
+    _run(_with_chain(settings, lambda c: _earnings(c, settings, json)))
 
 
 @cli.command()
@@ -190,7 +193,7 @@ def withdraw(
     """Take out all that is due now, whatever the gas. A provider that runs does it by itself on a schedule."""
     settings = _settings(config, network=network, rpc_url=rpc_url, deployment=deployment, account=account)
     _configure_log(settings)
-    _run(_with_chain(settings, lambda c: _withdraw(c, json)))
+    _run(_with_chain(settings, lambda c: _withdraw(c, settings, json)))
 
 
 # --- what the commands do ------------------------------------------------------------------------
@@ -272,20 +275,21 @@ async def _offers(connection: Connection, enable: str | None, disable: str | Non
             print(f"{offer.id}  {'on ' if offer.active else 'off'}  {terms.model}  {shown}  {terms.slots} slots")
 
 
-async def _earnings(connection: Connection, as_json: bool) -> None:
+async def _earnings(connection: Connection, settings: Settings, as_json: bool) -> None:
     from penstock.types import Closed, Withdrawn
     from penstock.units import format_amount
-    from provider.payouts import due_of
 
     chain = connection.chain
     payee = await _payee(connection)
-    streams, events, now = await _history(connection, payee)
-    for token in sorted({stream.key.token for stream in streams.values()}):
+    history = await _history(connection, payee)
+    due = _due(connection, settings, history)
+    for token in history.tokens:
         kind = await chain.token(token)
-        ours = {stream.id for stream in streams.values() if stream.key.token == token}
-        paid = sum(e.amount for e in events if isinstance(e, Withdrawn) and e.id in ours)
-        paid += sum(e.paid for e in events if isinstance(e, Closed) and e.id in ours)
-        due = sum(d.amount for d in due_of((s for s in streams.values() if s.id in ours), now))
+        ours = {stream.id for stream in history.streams.values() if stream.key.token == token}
+        paid = sum(e.amount for e in history.events if isinstance(e, Withdrawn) and e.id in ours)
+        paid += sum(e.paid for e in history.events if isinstance(e, Closed) and e.id in ours)
+        paid += sum(one.state.settled for one in history.channels.values() if one.key.token == token)
+        owed = sum(one.amount for one in due if one.token == token)
         vault = await chain.vault_balance(token, payee)
         if as_json:
             _emit(
@@ -294,29 +298,32 @@ async def _earnings(connection: Connection, as_json: bool) -> None:
                     "symbol": kind.symbol,
                     "decimals": kind.decimals,
                     "paid": str(paid),
-                    "due": str(due),
+                    "due": str(owed),
                     "vault": str(vault),
                 }
             )
         else:
-            shown = [format_amount(value, kind.decimals, kind.symbol) for value in (paid, due, vault)]
+            shown = [format_amount(value, kind.decimals, kind.symbol) for value in (paid, owed, vault)]
             print(f"paid {shown[0]}, due now {shown[1]}, in the vault {shown[2]}")
-    if not streams and not as_json:
+    if not history.tokens and not as_json:
         print("nothing earned yet")
 
 
-async def _withdraw(connection: Connection, as_json: bool) -> None:
+async def _withdraw(connection: Connection, settings: Settings, as_json: bool) -> None:
     from penstock.units import format_amount
-    from provider.payouts import due_of, pay, vault_of
+    from provider.payouts import pay, vault_of
 
     chain, account = connection.chain, connection.account
     payee = await _payee(connection)
-    streams, _, now = await _history(connection, payee)
-    tokens = {stream.key.token for stream in streams.values()}
-    wanted = due_of(streams.values(), now)
-    if account.address == payee:
-        wanted += await vault_of(chain, payee, tokens)
-    for due in wanted:
+    history = await _history(connection, payee)
+    wanted = _due(connection, settings, history)
+    done, looked = 0, False
+    while wanted or not looked:
+        if not wanted:  # what vouchers have filled is taken out last
+            looked = True
+            wanted = await vault_of(chain, payee, history.tokens) if account.address == payee else []
+            continue
+        due, done = wanted.pop(0), done + 1
         payout, _ = await pay(chain, account, payee, due)
         kind = await chain.token(due.token)
         if as_json:
@@ -331,7 +338,7 @@ async def _withdraw(connection: Connection, as_json: bool) -> None:
             )
         else:
             print(f"{payout.kind:8}  {format_amount(payout.amount, kind.decimals, kind.symbol)}  {payout.transaction}")
-    if not wanted and not as_json:
+    if not done and not as_json:
         print("nothing is due")
 
 
@@ -342,20 +349,53 @@ async def _payee(connection: Connection) -> Address:
     return (await connection.chain.provider(connection.account.address)).payee
 
 
-async def _history(connection: Connection, payee: Address) -> tuple[dict[StreamId, LiveStream], list[StreamEvent], int]:
-    """All streams that ever paid the payee, their events, and the head's time."""
-    from penstock.types import Opened
-    from provider.projection import fold
+@dataclass
+class History:
+    """All streams and channels that ever paid a payee, their events, and the head's time."""
+
+    streams: dict[StreamId, LiveStream]
+    channels: dict[StreamId, LiveChannel]
+    events: list[StreamEvent | ChannelEvent]
+    now: int
+
+    @property
+    def tokens(self) -> list[Address]:
+        streams = {stream.key.token for stream in self.streams.values()}
+        return sorted(streams | {channel.key.token for channel in self.channels.values()})
+
+
+async def _history(connection: Connection, payee: Address) -> History:
+    from penstock.types import ChannelEvent, ChannelOpened, Opened, StreamEvent
+    from provider.projection import fold, fold_channel
 
     head = await connection.chain.head()
-    found = await connection.chain.stream_events(connection.deployment.first_block, head.number, payee=payee)
-    streams: dict[StreamId, LiveStream] = {}
-    events = []
-    for event in found:
-        if event.id in streams or (isinstance(event, Opened) and event.key.payee == payee):
-            fold(streams, event)
-            events.append(event)
-    return streams, events, head.timestamp
+    found = History({}, {}, [], head.timestamp)
+    for event in await connection.chain.events(connection.deployment.first_block, head.number):
+        if isinstance(event, StreamEvent):
+            if event.id in found.streams or (isinstance(event, Opened) and event.key.payee == payee):
+                fold(found.streams, event)
+                found.events.append(event)
+        elif isinstance(event, ChannelEvent) and (
+            event.id in found.channels or (isinstance(event, ChannelOpened) and event.key.payee == payee)
+        ):
+            fold_channel(found.channels, event)
+            found.events.append(event)
+    return found
+
+
+def _due(connection: Connection, settings: Settings, history: History) -> list[Due]:
+    """What could be taken out now, vouchers first: what they bring is in the vault then."""
+    from penstock.types import Voucher
+    from provider.payouts import due_of, vouchers_due
+    from provider.service import state_path
+    from provider.store import vouchers_on_disk
+
+    known = vouchers_on_disk(state_path(settings, connection.chain.chain_id, connection.account.address))
+
+    def highest(channel: LiveChannel) -> Voucher:
+        return Voucher(channel.key, *known.get(channel.id, (0, b"")))
+
+    return vouchers_due(history.channels.values(), highest) + due_of(history.streams.values(), history.now)
 
 
 def _settings(config: Path | None, **given: str | None) -> Settings:

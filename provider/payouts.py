@@ -8,7 +8,7 @@ key it is collected into the payee's vault balance. Vouchers are settled into th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -18,7 +18,7 @@ from penstock.errors import ChainError, Reverted
 from penstock.types import NATIVE, Address, ChannelSettled, StreamKey, Voucher, Withdrawn
 from provider.accounts import Accounts
 from provider.market import Seller
-from provider.projection import LiveStream, Projection
+from provider.projection import LiveChannel, LiveStream, Projection
 from provider.store import Payout, Store
 
 log = structlog.get_logger("provider.payouts")
@@ -57,6 +57,21 @@ def due_of(streams: Iterable[LiveStream], now: int) -> list[Due]:
         for at in range(0, len(items), _BATCH):
             part = items[at : at + _BATCH]
             found.append(Due(token, sum(amount for _, amount in part), tuple(key for key, _ in part)))
+    return found
+
+
+def vouchers_due(channels: Iterable[LiveChannel], highest: Callable[[LiveChannel], Voucher]) -> list[Due]:
+    """What vouchers would add to what is settled: by token, 200 channels at most each."""
+    by_token: dict[Address, list[tuple[Voucher, int]]] = defaultdict(list)
+    for channel in channels:
+        voucher = highest(channel)
+        if (amount := channel.state.added_by(voucher.cumulative)) > 0:
+            by_token[channel.key.token].append((voucher, amount))
+    found = []
+    for token, items in by_token.items():
+        for at in range(0, len(items), _BATCH):
+            part = items[at : at + _BATCH]
+            found.append(Due(token, sum(amount for _, amount in part), vouchers=tuple(v for v, _ in part)))
     return found
 
 
@@ -102,7 +117,7 @@ class Payouts:
         """Take out all that is worth its gas. What fails is logged and left for the next time."""
         done = []
         wanted = due_of(self._projection.streams.values(), int(self._projection.now()))
-        for due in self._vouchers():
+        for due in vouchers_due(self._projection.channels.values(), self._accounts.highest):
             if await self._worthwhile(due) and (payout := await self._pay(due)):
                 done.append(payout)  # before the vault is looked at, which it fills
         if self._seller.is_payee:
@@ -116,20 +131,6 @@ class Payouts:
         if done:
             self._projection.poke()
         return done
-
-    def _vouchers(self) -> list[Due]:
-        """What vouchers would add to what is settled: by token, 200 channels at most each."""
-        by_token: dict[Address, list[tuple[Voucher, int]]] = defaultdict(list)
-        for channel in self._projection.channels.values():
-            voucher = self._accounts.highest(channel)
-            if (amount := channel.state.added_by(voucher.cumulative)) > 0:
-                by_token[channel.key.token].append((voucher, amount))
-        found = []
-        for token, items in by_token.items():
-            for at in range(0, len(items), _BATCH):
-                part = items[at : at + _BATCH]
-                found.append(Due(token, sum(amount for _, amount in part), vouchers=tuple(v for v, _ in part)))
-        return found
 
     async def _pay(self, due: Due) -> Payout | None:
         try:

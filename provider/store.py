@@ -10,8 +10,10 @@ import asyncio
 import fcntl
 import json
 import os
+import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -479,6 +481,19 @@ class Store:
         query = select(_payouts).order_by(_payouts.c.at)
         rows = await self._do(lambda c: c.execute(query).all())
         return [Payout(**dict(r._mapping) | {"amount": int(r.amount), "fee": int(r.fee)}) for r in rows]
+
+
+def vouchers_on_disk(path: Path) -> dict[StreamId, tuple[int, bytes]]:
+    """What `Store.vouchers` tells, of a file that a provider may be using meanwhile. Nothing where there is none.
+    ConfigError where it cannot be read."""
+    if not path.exists():
+        return {}
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+            rows = connection.execute("SELECT channel_id, cumulative, signature FROM vouchers").fetchall()
+    except sqlite3.Error as error:
+        raise ConfigError(f"the vouchers in {path} cannot be read ({error}): check the file and its rights") from error
+    return {StreamId(channel): (int(cumulative), signature) for channel, cumulative, signature in rows}
 
 
 def _configure(connection: Any, _: Any) -> None:

@@ -138,9 +138,10 @@ class Market:
         return books
 
     async def assert_nothing_locked(self, chain: Web3Chain, payer: Address) -> None:
-        """No stream of this payer is open, and the contract holds what it owes."""
+        """No stream and no channel of this payer is open, and the contract holds what it owes."""
         books = await self.books(chain)
         assert [key for key, _ in books.streams.values() if key.payer == payer] == []
+        assert [key for key, state in books.channels.values() if key.payer == payer and state.running] == []
 
 
 async def finish(process: asyncio.subprocess.Process, seconds: float = 60) -> Done:

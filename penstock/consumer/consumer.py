@@ -41,6 +41,7 @@ from penstock.keys import LocalAccount
 from penstock.networks import LOCAL_CHAIN_ID
 from penstock.types import (
     ZERO_ADDRESS,
+    Address,
     ChannelClosed,
     ChannelOpened,
     Closed,
@@ -49,6 +50,7 @@ from penstock.types import (
     Receipt,
     StreamEvent,
     StreamId,
+    StreamKey,
     ToppedUp,
 )
 from penstock.units import format_amount
@@ -81,6 +83,7 @@ CLOCKS = 60
 """Seconds by which the chain's clock may be behind ours."""
 
 _T = TypeVar("_T")
+_R = TypeVar("_R", Record, ChannelRecord)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,10 +204,7 @@ class Consumer:
         contract lets us, 15 minutes later."""
         found = []
         with self.journal.adopt_channels() as records:
-            for record in records:
-                here = (record.chain_id, record.stream_pay, record.key.payer)
-                if here != (self.chain.chain_id, self.chain.stream_pay, self.account.address):
-                    continue
+            for record in self.mine(records):
                 with suppress(PenstockError):  # it is in the record
                     await self.stop_channel(record.id)
                 found.append(self._channel(record.id))
@@ -337,26 +337,40 @@ class Consumer:
         self.keep_channel(record.id, "withdraw", await self.chain.withdraw_vault(self.account, token, amount, to=me))
         self.journal.set_channel(record.id, refund_to=me)
 
-    async def recover_from_chain(self, first_block: int) -> list[Record]:
-        """Put on record, and stop, every running stream that the chain says this account opened.
+    async def recover_from_chain(self, first_block: int) -> list[Record | ChannelRecord]:
+        """Put on record, and stop, every running stream and channel that the chain says this account opened. The
+        vouchers that were signed are their provider's to show.
 
         For a journal that was lost. Reads all events from `first_block` on.
         """
         me, chain = self.account.address, self.chain
-        head = await chain.head()
-        events = await chain.stream_events(first_block, head.number, payer=me)
-        opened = {event.id: event for event in events if isinstance(event, Opened) and event.key.payer == me}
-        ids = list(opened)
-        states = await chain.streams(ids)
-        found = []
-        for stream, state in zip(ids, states, strict=True):
-            if state is None or self.journal.get(stream) is not None:
-                continue
-            await self._adopt(opened[stream])
-            try:
-                found.append(await self.stop(stream))
-            except StreamLeftOpen:
-                found.append(self._get(stream))
+        streams: dict[StreamId, Opened] = {}
+        channels: dict[StreamId, ChannelOpened] = {}
+        for event in await chain.events(first_block, (await chain.head()).number):
+            if isinstance(event, Opened) and event.key.payer == me and self.journal.get(event.id) is None:
+                streams[event.id] = event
+            if isinstance(event, ChannelOpened) and event.key.payer == me and self.journal.channel(event.id) is None:
+                channels[event.id] = event
+        running = [id for id, state in zip(streams, await chain.streams(list(streams)), strict=True) if state]
+        locked = {
+            id: state
+            for id, state in zip(channels, await chain.channels(list(channels)), strict=True)
+            if state is not None and state.running
+        }
+        for stream in running:
+            await self._adopt(streams[stream])
+        for channel, state in locked.items():
+            await self._adopt_channel(channels[channel], state)
+        # Those of one session may be closed by one request: what is stopped first says how both ended.
+        found: list[Record | ChannelRecord] = []
+        for stream in running:
+            with suppress(StreamLeftOpen):  # it is in the record
+                await self.stop(stream)
+            found.append(self._get(stream))
+        for channel in locked:
+            with suppress(StreamLeftOpen):
+                await self.stop_channel(channel)
+            found.append(self._channel(channel))
         return found
 
     async def stop(self, stream: StreamId, *, bearer: str = "", refused: bool = False) -> Record:
@@ -648,12 +662,7 @@ class Consumer:
 
     async def _adopt(self, event: Opened) -> None:
         """Put a stream on record that only the chain knows of. Its session key is lost: we can only close it."""
-        provider, endpoint, model = event.key.payee, "", ""
-        try:
-            listing = await self.market.listing(event.key.offer_id)
-            provider, endpoint, model = listing.provider.id, listing.provider.endpoint, listing.offer.terms.model
-        except NotFound:
-            pass
+        provider, endpoint, model, _ = await self._seller(event.key)
         self.journal.intend(
             Record(
                 key=event.key,
@@ -672,9 +681,41 @@ class Consumer:
         )
         self.journal.opened(event.id, start=event.start, end=event.end)
 
+    async def _adopt_channel(self, event: ChannelOpened, state: ChannelState) -> None:
+        """As `_adopt`."""
+        provider, endpoint, model, prices = await self._seller(event.key)
+        self.journal.intend_channel(
+            ChannelRecord(
+                key=event.key,
+                chain_id=self.chain.chain_id,
+                stream_pay=self.chain.stream_pay,
+                provider=provider,
+                endpoint=endpoint,
+                model=model,
+                secret=b"",
+                prompt_price=prices[0],
+                completion_price=prices[1],
+                deposit=state.deposit,
+                first_block=event.place.block,
+                created_at=event.place.timestamp,
+                state=State.OPEN,
+            )
+        )
+        self.journal.signed(event.id, state.settled)
+
+    async def _seller(self, key: StreamKey) -> tuple[Address, str, str, tuple[int, int]]:
+        """Provider, endpoint, model and token prices of an offer that was bought; blank where the registry has none."""
+        try:
+            listing = await self.market.listing(key.offer_id)
+        except NotFound:
+            return key.payee, "", "", (0, 0)
+        terms = listing.offer.terms
+        prices = terms.prompt_price, terms.completion_price
+        return listing.provider.id, listing.provider.endpoint, terms.model, prices
+
     # --- helpers ---
 
-    def mine(self, records: list[Record]) -> list[Record]:
+    def mine(self, records: list[_R]) -> list[_R]:
         here = (self.chain.chain_id, self.chain.stream_pay, self.account.address)
         return [record for record in records if (record.chain_id, record.stream_pay, record.key.payer) == here]
 
