@@ -16,7 +16,7 @@
                         print(delta.text, end="", flush=True)
                 print(session.summary)
 
-A session closes its stream on every way out of its block: the end, an error, a cancelled task, Ctrl-C, and within
+A session closes its stream, and its channel where tokens are paid for (`channel_session`, `both_session`), on every way out of its block: the end, an error, a cancelled task, Ctrl-C, and within
 `stopping_on_signals` SIGTERM and SIGHUP. What even that cannot close, because the process was killed or the node
 went away, `Consumer.reconcile` closes on the next start.
 

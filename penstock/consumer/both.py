@@ -63,6 +63,10 @@ class BothSession(ChannelSession):
         return self._opened.id
 
     @property
+    def start(self) -> int:
+        return self._opened.start
+
+    @property
     def end(self) -> int:
         """When the stream's deposit is used up, in Unix seconds of the chain."""
         return self._opened.end

@@ -168,6 +168,11 @@ class ChannelSession:
         return self._record.id
 
     @property
+    def start(self) -> int:
+        """Of the stream that pays for the time, in Unix seconds of the chain; 0 where there is none."""
+        return 0
+
+    @property
     def owed(self) -> int:
         """For all that was delivered so far: base units."""
         return self._terms.owed(
