@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 import structlog
@@ -74,6 +76,8 @@ class Sessions:
         self._settings, self._chain, self._store, self._seller = settings, chain, store, seller
         self._projection, self._admission, self._accounts, self._clock = projection, admission, accounts, clock
         self._busy: set[str] = set()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By payer, while there are orders of it."""
         self._closing_now: set[StreamId] = set()
         self._closing_channels: set[StreamId] = set()
 
@@ -176,24 +180,26 @@ class Sessions:
                 self._admission.reserve(key.id, offer.id)
             try:
                 stream, opened, channel_opened = None, ("", 0), ("", 0)
-                await self._catch_up()
                 channel_order = locked[1] if locked is not None else None
-                # Nothing is sent before all is seen to be good.
-                if locked is not None and channel_order is None:
-                    self._find_channel(key.id, locked[0])
-                elif channel_order is not None:
-                    self._check_channel_order(offer, channel_order[0])
-                if ordered is not None:
-                    self._check_order(offer, ordered[0])
-                elif offer.terms.by_second:
-                    stream = self._find(key.id, grant.start)
-                if ordered is not None and channel_order is not None:
-                    await self._check_funds(ordered[0], channel_order[0])
-                # The channel first: from its first second on, a stream costs.
-                if channel_order is not None:
-                    channel_opened = await self._open_ordered_channel(*channel_order)
-                if ordered is not None:
-                    stream, opened = await self._open_ordered(*ordered)
+                payer = key.payer if ordered is not None or channel_order is not None else None
+                async with self._in_turn(payer):
+                    await self._catch_up()
+                    # Nothing is sent before all is seen to be good.
+                    if locked is not None and channel_order is None:
+                        self._find_channel(key.id, locked[0])
+                    elif channel_order is not None:
+                        self._check_channel_order(offer, channel_order[0])
+                    if ordered is not None:
+                        self._check_order(offer, ordered[0])
+                    elif offer.terms.by_second:
+                        stream = self._find(key.id, grant.start)
+                    if ordered is not None and channel_order is not None:
+                        await self._check_funds(ordered[0], channel_order[0])
+                    # The channel first: from its first second on, a stream costs.
+                    if channel_order is not None:
+                        channel_opened = await self._open_ordered_channel(*channel_order)
+                    if ordered is not None:
+                        stream, opened = await self._open_ordered(*ordered)
                 return await self._begin(offer, key.id, stream, grant, *opened, *channel_opened)
             finally:
                 self._admission.release(key.id)
@@ -223,6 +229,19 @@ class Sessions:
             yield
         finally:
             self._busy.discard(nonce)
+
+    @asynccontextmanager
+    async def _in_turn(self, payer: str | None) -> AsyncIterator[None]:
+        """Of one payer's orders that come together, one is submitted after the other: the same order twice, or two
+        for the same money, would both look good, and one would fail on the chain at our cost."""
+        if payer is None:
+            yield
+            return
+        turn = self._turns.get(payer)
+        if turn is None:
+            turn = self._turns[payer] = asyncio.Lock()
+        async with turn:
+            yield
 
     async def _catch_up(self) -> None:
         """Read up to the chain's present head, so that no session begins on a stream that is over already."""
@@ -536,9 +555,10 @@ class Sessions:
             raise ApiError(409, "closing", "the stream is being closed: ask again", retry_after=1)
         first = self._admission.closing(stream.id, stream.start)
         closing = Closing(stream.id, stream.start, first.stop_at if first else asked_at, cancel)
-        await self._store.add_closing(closing)
-        self._admission.close(closing)
+        self._closing_now.add(stream.id)
         try:
+            await self._store.add_closing(closing)
+            self._admission.close(closing)
             return await self._submit(stream, closing)
         except Reverted as error:
             if cancel is None or first is not None:
@@ -555,6 +575,8 @@ class Sessions:
                 f"nothing is charged after {closing.stop_at}, but the chain has not taken it yet ({error})",
                 retry_after=5,
             ) from None
+        finally:
+            self._closing_now.discard(stream.id)
 
     async def _close_channel(self, channel_id: StreamId) -> ChannelCloseAnswer:
         channel = self._projection.channels.get(channel_id)
@@ -571,9 +593,10 @@ class Sessions:
         if channel_id in self._closing_channels:
             raise ApiError(409, "closing", "the channel is being closed: ask again", retry_after=1)
         closing = Closing(channel_id, 0, int(self._projection.now()))
-        await self._store.add_closing(closing)
-        self._admission.close(closing)
+        self._closing_channels.add(channel_id)
         try:
+            await self._store.add_closing(closing)
+            self._admission.close(closing)
             return await self._submit_channel(channel)
         except ChainError as error:
             log.warning("a channel could not be closed yet", channel=channel_id, error=str(error))
@@ -583,6 +606,8 @@ class Sessions:
                 f"nothing more is served, but the chain has not taken the close yet ({error})",
                 retry_after=5,
             ) from None
+        finally:
+            self._closing_channels.discard(channel_id)
 
     async def close_requested(self) -> None:
         """Close the channels whose payers have asked the contract for it, long before they could take the deposit

@@ -16,9 +16,10 @@
                         print(delta.text, end="", flush=True)
                 print(session.summary)
 
-A session closes its stream, and its channel where tokens are paid for (`channel_session`, `both_session`), on every way out of its block: the end, an error, a cancelled task, Ctrl-C, and within
-`stopping_on_signals` SIGTERM and SIGHUP. What even that cannot close, because the process was killed or the node
-went away, `Consumer.reconcile` closes on the next start.
+A session closes its stream, and its channel where tokens are paid for (`channel_session`, `both_session`), on every way
+out of its block: the end, an error, a cancelled task, Ctrl-C, and within `stopping_on_signals` SIGTERM and SIGHUP. What
+even that cannot close, because the process was killed or the node went away, `Consumer.reconcile` and
+`Consumer.reconcile_channels` close on the next start.
 
 Any OpenAI client works inside the block, too: `OpenAI(base_url=session.base_url, api_key=session.token)`.
 """

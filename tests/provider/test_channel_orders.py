@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -147,3 +148,28 @@ async def test_without_the_payees_key_it_opens_none_for_others(
         one = payer(rig)
         answer = await one.post(request(one, await order(one)))
         assert (answer.status_code, code(answer)) == (402, "relay_unavailable")
+
+
+@pytest.mark.parametrize("prices", ["TUSD:1/3", "TUSD:0.0001"], ids=["channel", "stream"])
+async def test_one_order_sent_many_times_at_once_is_submitted_once(
+    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path, prices: str
+) -> None:
+    """Each with a grant of its own: all but one would fail on the chain, at the provider's cost."""
+    async with running(node, chain, deployed.deployment, engine, tmp_path, offers=(prices,)) as rig:
+        one = payer(rig)
+        if "/" in prices:
+            channel = await order(one)
+            requests = [request(one, channel) for _ in range(5)]
+        else:
+            signed = await one.order(60)
+            requests = [one.request(grant=one.grant(start=0), order=signed) for _ in range(5)]
+        before = int(node.rpc("eth_getTransactionCount", rig.me, "latest"), 16)
+        node.rpc("evm_setAutomine", False)
+        node.rpc("evm_setIntervalMining", 1)
+        try:
+            answers = await asyncio.gather(*(one.post(each) for each in requests))
+        finally:
+            node.rpc("evm_setIntervalMining", 0)
+            node.rpc("evm_setAutomine", True)
+        assert [answer.status_code for answer in answers] == [201] * 5, [answer.text for answer in answers]
+        assert int(node.rpc("eth_getTransactionCount", rig.me, "latest"), 16) == before + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -124,3 +125,18 @@ async def test_a_closing_grant_opens_no_session(rig: Rig) -> None:
     await one.open(600)
     answer = await one.post(one.ask(audience=closing_audience(rig.url)))
     assert (answer.status_code, code(answer)) == (401, "grant_invalid")
+
+
+async def test_closing_many_times_at_once_is_submitted_once(rig: Rig, node: Node) -> None:
+    one = await arrived(rig)
+    before = int(node.rpc("eth_getTransactionCount", rig.me, "latest"), 16)
+    node.rpc("evm_setAutomine", False)
+    node.rpc("evm_setIntervalMining", 1)
+    try:
+        answers = await asyncio.gather(*(post(one, asked(one)) for _ in range(5)))
+    finally:
+        node.rpc("evm_setIntervalMining", 0)
+        node.rpc("evm_setAutomine", True)
+    assert 200 in {answer.status_code for answer in answers}
+    assert {code(answer) for answer in answers if answer.status_code != 200} <= {"closing"}
+    assert int(node.rpc("eth_getTransactionCount", rig.me, "latest"), 16) == before + 2
