@@ -188,15 +188,18 @@ async def selling(
 
 
 async def list_offer(chain: Chain, account: Account, endpoint: str, terms: Terms) -> Offer:
-    """Register (or move) the provider, stake the minimum, list the offer."""
+    """Register (or move) the provider, stake what its slots need, list the offer."""
     me = account.address
     try:
         await chain.provider(me)
         await chain.set_endpoint(account, me, endpoint)
     except NotFound:
         await chain.register(account, payee=me, signer=me, service=Service.INFERENCE, endpoint=endpoint)
-        await chain.stake(account, me, await chain.minimum_stake())
     offer = terms.offer_id(me)
+    slots = terms.slots + sum(o.terms.slots for o in await chain.offers_of(me) if o.active and o.id != offer)
+    needed = max(await chain.minimum_stake(), slots * await chain.cover_per_slot())
+    if (lacking := needed - await chain.stake_of(me)) > 0:
+        await chain.stake(account, me, lacking)
     try:
         if not (await chain.offer(offer)).active:
             await chain.set_offer_active(account, offer, True)

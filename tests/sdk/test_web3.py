@@ -229,8 +229,9 @@ async def test_more_than_a_page_of_offers(deployed: Deployed) -> None:
             await chain.register(
                 owner, payee=owner.address, signer=owner.address, service=Service.INFERENCE, endpoint="http://x"
             )
-            await chain.stake(owner, owner.address, await chain.minimum_stake())
             several = [Terms("m", NATIVE, rate, 0, 0, 1, 1, 0, "", "") for rate in range(1, web3.PAGE + 6)]
+            stake = max(await chain.minimum_stake(), len(several) * await chain.cover_per_slot())
+            await chain.stake(owner, owner.address, stake)
             await asyncio.gather(*(chain.create_offer(owner, owner.address, terms) for terms in several))
             offers = await chain.offers()
             assert len(offers) == len(several)
