@@ -38,6 +38,12 @@ def test_the_deployer_has_no_role(pay: Contract, evm: Chain, guardian: Actor, pe
         pay.set_paused(True, sender=evm.accounts[0])
 
 
+def test_the_deployment_says_who_is_guardian(pay: Contract, evm: Chain, guardian: Actor) -> None:
+    logs = evm.rpc("eth_getLogs", {"address": pay.address, "fromBlock": "0x0", "toBlock": "latest"})
+    (told,) = [log for log in map(pay.parse, logs) if log]
+    assert (told.name, told.args) == ("GuardianTransferred", {"previous": NOBODY, "guardian": guardian})
+
+
 # set_paused
 
 
