@@ -62,11 +62,6 @@ class Kind(IntEnum):
         """For people."""
         return self.name.lower().replace("_", " ")
 
-    @property
-    def tenths(self) -> int:
-        """Of the cover of one slot, which the fault costs."""
-        return 1 if self is Kind.LATE else 10
-
 
 @dataclass(frozen=True)
 class Ground:
@@ -184,8 +179,9 @@ class Stakes:
     burned: int
 
     @classmethod
-    def of(cls, fault: Fault, *, cover_per_slot: int, staked: int, asset: Address) -> Stakes:
-        slashed = min(cover_per_slot * fault.kind.tenths // 10, staked)
+    def of(cls, fault: Fault, *, penalty: int, staked: int, asset: Address) -> Stakes:
+        """`penalty`: of the fault's kind, where so much is staked."""
+        slashed = min(penalty, staked)
         reporter = slashed * REPORTER_PERCENT // 100
         victim = 0
         if fault.session is not None and fault.session.token == asset:

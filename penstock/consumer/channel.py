@@ -18,6 +18,7 @@ import msgspec
 
 from penstock.consumer.gateway import Answer, Delta, Gateway
 from penstock.consumer.market import Listing
+from penstock.consumer.receipts import SessionReceipts, watch
 from penstock.consumer.tasks import to_the_end
 from penstock.errors import (
     GatewayError,
@@ -121,6 +122,7 @@ class ChannelSession:
         """What is signed beyond what was delivered, a step at most: nothing where the credit is two steps."""
         self._sending = asyncio.Lock()
         self._posting: set[asyncio.Task[None]] = set()
+        self._receipts: SessionReceipts | None = None
 
     # --- what the block uses ---
 
@@ -179,6 +181,7 @@ class ChannelSession:
             "messages": messages,
             "stream": True,
             "stream_options": {"include_usage": True},
+            "return_token_ids": True,
         }
         if max_tokens is not None:
             body["max_tokens"] = max_tokens
@@ -188,9 +191,22 @@ class ChannelSession:
         self._answers.append(answer)
         return answer
 
+    @property
+    def receipts(self) -> SessionReceipts:
+        """What the provider has signed for its answers. Each is checked when its answer ends: ReceiptRefused there,
+        and at every further question; nothing is paid from then on."""
+        if self._receipts is None:
+            assert self._record is not None
+            self._receipts = watch(
+                self._consumer, self.listing, self._running, self._record.key, 0, lambda: self._token
+            )
+        return self._receipts
+
     async def pay(self, cumulative: int) -> None:
         """Sign and send a voucher, if it is higher than the last. The journal has it first."""
         async with self._sending:
+            if self._receipts is not None and self._receipts.refused is not None:
+                raise self._receipts.refused
             assert self._record is not None
             cumulative = min(cumulative, self._record.deposit)
             if cumulative <= self._signed:
@@ -379,7 +395,7 @@ class ChannelSession:
 
     def _start(self, body: Mapping[str, Any]) -> tuple[Answer, _Count]:
         count = _Count(msgspec.json.encode(body))
-        return self._running.chat(self._token, body, until=None), count
+        return self._running.chat(self._token, body, until=None, witness=self.receipts.watch()), count
 
 
 class PaidAnswer:

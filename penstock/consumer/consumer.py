@@ -87,8 +87,9 @@ class News:
 class Consumer:
     """Buys with one account on one chain. Use as an async context manager, or call `aclose`.
 
-    `on_news` hears of each step as it happens. `clock` gives Unix seconds. `allow_private`: whether a gateway may
-    live on this machine or a private network; by default on local chains alone.
+    `on_news` hears of each step as it happens, `on_warning` of what a provider leaves unproven. `clock` gives Unix
+    seconds. `allow_private`: whether a gateway may live on this machine or a private network; by default on local
+    chains alone.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class Consumer:
         gas_reserve: int = GAS_RESERVE,
         clock: Callable[[], float] = time.time,
         on_news: Callable[[News], None] | None = None,
+        on_warning: Callable[[str], None] | None = None,
         allow_private: bool | None = None,
     ) -> None:
         self.chain = chain
@@ -110,7 +112,8 @@ class Consumer:
         self.waits = waits or Waits()
         self.gas_reserve = gas_reserve
         self.allow_private = chain.chain_id == LOCAL_CHAIN_ID if allow_private is None else allow_private
-        self._clock = clock
+        self.clock = clock
+        self._on_warning = on_warning
         self._on_news = on_news
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(None, connect=self.waits.connect),
@@ -366,7 +369,7 @@ class Consumer:
         return (await self.chain.channels([channel]))[0]
 
     def now(self) -> int:
-        return int(self._clock())
+        return int(self.clock())
 
     async def gateway(self, endpoint: str) -> Gateway:
         """OfferMismatch where it is not an endpoint to connect to."""
@@ -402,6 +405,10 @@ class Consumer:
 
     def tell(self, what: str, record: Record) -> None:
         self._tell(what, record)
+
+    def warn(self, text: str) -> None:
+        if self._on_warning is not None:
+            self._on_warning(text)
 
     # --- stopping ---
 

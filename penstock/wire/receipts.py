@@ -32,6 +32,8 @@ ACCEPT_TYPE = keccak(
 RECEIPT_HEADER = "penstock-receipt"
 """Of an answer given at once. Of a streamed one, the name of the comment line that carries it."""
 ACCEPT_HEADER = "penstock-accept"
+RECEIPTS_PATH = "/v1/penstock/receipts"
+"""There a provider gives its receipts again, each by its hash."""
 NOTHING = "0x" + "00" * 32
 """As `previous`: the first of its session. As `output_hash`: the engine told no token ids."""
 _RECEIPT_KINDS = ["address", "bytes32", "bytes32", "uint40", "uint32", "bytes32", "bytes32", "uint32", "uint32"]
@@ -59,6 +61,13 @@ def output_hash(token_ids: Sequence[int]) -> str:
 def pack_ids(token_ids: Sequence[int]) -> bytes:
     """OverflowError where an id does not fit 32 bits."""
     return b"".join(token.to_bytes(4) for token in token_ids)
+
+
+def unpack_ids(packed: bytes) -> list[int]:
+    """ValueError where it is no whole number of ids."""
+    if len(packed) % 4:
+        raise ValueError(f"{len(packed)} bytes are no packed token ids")
+    return [int.from_bytes(packed[at : at + 4]) for at in range(0, len(packed), 4)]
 
 
 @dataclass(frozen=True)

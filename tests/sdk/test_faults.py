@@ -397,12 +397,12 @@ def test_at_least_half_of_what_is_slashed_is_burned(cover: int, staked: int, tot
     fault = only(find([lie], ground(model)).faults)
     run = (lie.receipt.finished_at // 1000 - START) if start else 0
     assert fault.paid == total + 10**3 + run
-    moved = Stakes.of(fault, cover_per_slot=cover, staked=staked, asset=NATIVE)
+    moved = Stakes.of(fault, penalty=cover, staked=staked, asset=NATIVE)
     assert moved.slashed == min(cover, staked) == moved.reporter + moved.victim + moved.burned
     assert moved.reporter == moved.slashed // 10
     assert moved.victim == min(fault.paid, moved.slashed * 4 // 10)
     assert 2 * moved.burned >= moved.slashed
-    elsewhere = Stakes.of(fault, cover_per_slot=cover, staked=staked, asset=PROVIDER)
+    elsewhere = Stakes.of(fault, penalty=cover, staked=staked, asset=PROVIDER)
     assert (elsewhere.victim, elsewhere.reporter) == (0, moved.reporter)
 
 
