@@ -162,8 +162,8 @@ class SessionReceipts:
             self._keep(piece, error.what)
             raise
 
-    def missing(self, seen: Seen) -> None:
-        """The answer is whole, and no receipt came."""
+    def missing(self) -> None:
+        """The answer is whole, and no receipt came, or none that counts."""
         if self._domain is None:
             self._tell("this deployment has no Slashing contract: the provider's receipts count for nothing")
         else:
@@ -171,6 +171,11 @@ class SessionReceipts:
                 f"{self._source.endpoint} gave no receipt for its answer: nothing can be proven against it; "
                 "`penstock challenge` makes it show one where it has given an accept"
             )
+
+    @property
+    def count(self) -> bool:
+        """Whether what providers sign can be judged by anybody."""
+        return self._domain is not None
 
     # --- checks ---
 
@@ -387,8 +392,8 @@ class Witness:
         self.seen.received, self.seen.usage, self.seen.complete = received, usage, complete
         for text in self._texts:
             await self._receipts.received(text, self.seen, self._accept)
-        if complete and not self._texts:
-            self._receipts.missing(self.seen)
+        if complete and not (self._texts and self._receipts.count):
+            self._receipts.missing()
 
 
 def watch(

@@ -59,7 +59,7 @@ class EvidenceLine(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=Tru
 
 
 class _Peek(msgspec.Struct):
-    receipt: msgspec.Raw | None = None
+    receipt: msgspec.Raw = msgspec.Raw(b"")
 
 
 def encode_piece(piece: Piece) -> bytes:
@@ -72,7 +72,7 @@ def decode_piece(line: bytes) -> Piece:
     if len(line) > MAX_LINE:
         raise WireError(f"the line is longer than {MAX_LINE} bytes")
     try:
-        if msgspec.json.decode(line, type=_Peek).receipt is None:
+        if msgspec.json.decode(line, type=_Peek).receipt == b"":
             return Piece(SignedReceipt.parse(line))
         return msgspec.json.decode(line, type=EvidenceLine).value()
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
