@@ -15,7 +15,7 @@ import msgspec
 from penstock.errors import JournalDamaged, WireError
 from penstock.types import Address, StreamId, StreamKey
 from penstock.wire.evidence import Piece, decode_piece, encode_piece
-from penstock.wire.receipts import SignedAccept
+from penstock.wire.receipts import Accept, SignedAccept
 from penstock.wire.sessions import StreamKeyBody
 
 SCHEMA = (
@@ -45,6 +45,7 @@ CREATE TABLE IF NOT EXISTS accepts (
     hash          TEXT NOT NULL,
     signature     BLOB NOT NULL,
     received_at   INTEGER NOT NULL,
+    hung_up       INTEGER NOT NULL DEFAULT 0,
     key           BLOB NOT NULL,
     body          TEXT NOT NULL,
     UNIQUE (session, hash, signature)
@@ -92,6 +93,8 @@ class KeptAccept:
     """Milliseconds since 1970."""
     answered: bool
     """Whether its receipt is on record."""
+    hung_up: bool = False
+    """Whether it was us who ended the answer."""
 
 
 class Evidence:
@@ -141,6 +144,9 @@ class Evidence:
             ),
         )
 
+    def mark_hung_up(self, source: Source, accept: Accept) -> None:
+        self._db.execute("UPDATE accepts SET hung_up = 1 WHERE session = ? AND hash = ?", (source.key.id, accept.hash))
+
     def receipts(self) -> list[KeptReceipt]:
         """All, in the order in which they came. JournalDamaged where they cannot be read."""
         rows = self._rows("SELECT chain_id, contract, provider, line, received_at, refused FROM receipts")
@@ -154,16 +160,28 @@ class Evidence:
 
     def accepts(self) -> list[KeptAccept]:
         """All, in the order in which they came. JournalDamaged where they cannot be read."""
-        rows = self._rows("SELECT chain_id, contract, provider, endpoint, session, received_at, key, body FROM accepts")
+        rows = self._rows(
+            "SELECT chain_id, contract, provider, endpoint, session, received_at, hung_up, key, body FROM accepts"
+        )
         answered = {(kept.piece.key.id if kept.piece.key else "", _owed(kept)) for kept in self.receipts()}
         found = []
         try:
-            for chain_id, contract, provider, endpoint, session, at, key, body in rows:
+            for chain_id, contract, provider, endpoint, session, at, hung_up, key, body in rows:
                 signed = SignedAccept.parse(body)
                 parties = msgspec.json.decode(key, type=StreamKeyBody).value()
                 done = (StreamId(session), (signed.accept.request_hash, signed.accept.accepted_at)) in answered
                 found.append(
-                    KeptAccept(chain_id, Address(contract), Address(provider), endpoint, signed, parties, at, done)
+                    KeptAccept(
+                        chain_id,
+                        Address(contract),
+                        Address(provider),
+                        endpoint,
+                        signed,
+                        parties,
+                        at,
+                        done,
+                        bool(hung_up),
+                    )
                 )
         except (WireError, msgspec.DecodeError) as error:
             raise _damaged(error) from error

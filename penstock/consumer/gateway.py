@@ -337,15 +337,16 @@ class Answer:
             raise out_of_time() from None
         self._response = response
         try:
+            if witness is not None:
+                await witness.head(response.headers)
             if response.status_code != 200:
                 async with asyncio.timeout(stall):
                     raw = await gateway._read(response)
+                await self._account(complete=False)
                 raise gateway._refusal(response, raw)
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "text/event-stream":
                 raise gateway._garbage(f"it answered a streaming request with {_words(kind) or 'no content type'}")
-            if witness is not None:
-                await witness.head(response.headers)
             events = read_events(_bytes(response), witness.comment if witness is not None else None)
             async with aclosing(events):
                 while True:
@@ -371,6 +372,10 @@ class Answer:
                         raise
                     for delta in deltas:
                         yield delta
+        except (GeneratorExit, asyncio.CancelledError):
+            if witness is not None:
+                witness.left()
+            raise
         finally:
             await response.aclose()
 

@@ -143,6 +143,9 @@ class SessionReceipts:
         self._evidence.keep_accept(self._source, signed, received_at=self.now())
         return accept
 
+    def hung_up(self, accept: Accept) -> None:
+        self._evidence.mark_hung_up(self._source, accept)
+
     async def received(self, text: str, seen: Seen, accept: Accept | None) -> None:
         """A receipt: kept, then checked. ReceiptRefused where it does not match."""
         if self._domain is None:
@@ -381,6 +384,11 @@ class Witness:
             self.seen.odd_ids = True
         elif isinstance(token_ids, list):
             self.seen.ids.setdefault(choice, []).extend(token_ids)
+
+    def left(self) -> None:
+        """We hung up: there is a receipt, and it is not missing."""
+        if self._accept is not None:
+            self._receipts.hung_up(self._accept)
 
     @property
     def satisfied(self) -> bool:

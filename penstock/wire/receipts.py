@@ -63,13 +63,6 @@ def pack_ids(token_ids: Sequence[int]) -> bytes:
     return b"".join(token.to_bytes(4) for token in token_ids)
 
 
-def unpack_ids(packed: bytes) -> list[int]:
-    """ValueError where it is no whole number of ids."""
-    if len(packed) % 4:
-        raise ValueError(f"{len(packed)} bytes are no packed token ids")
-    return [int.from_bytes(packed[at : at + 4]) for at in range(0, len(packed), 4)]
-
-
 @dataclass(frozen=True)
 class Receipt:
     """One answer, as its provider states it."""
