@@ -239,9 +239,8 @@ async def challenge(context: Context, prefix: str | None) -> None:
         receipt = await chain.open_challenge(context.account(), one.kept.signed, one.kept.key)
         coin = await chain.token(NATIVE)
         talk(
-            f"asked    {short_address(one.kept.provider)} for the receipt of {short(one.kept.signed.accept.hash)}, a bond "
-            f"of {format_amount(bond, coin.decimals, coin.symbol)} with it: run this again in {ANSWER_WINDOW // 60} "
-            "minutes"
+            f"asked    {short_address(one.kept.provider)} for the receipt of {short(one.kept.signed.accept.hash)}, "
+            f"with a bond of {format_amount(bond, coin.decimals, coin.symbol)}: go on in {ANSWER_WINDOW // 60} minutes"
         )
     elif one.can_resolve:
         receipt = await chain.resolve_challenge(context.account(), one.kept.signed.accept, one.kept.key)

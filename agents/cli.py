@@ -395,6 +395,9 @@ def keeper_run(
     ctx: typer.Context,
     vouchers: Annotated[str | None, typer.Option(help="Folder of *.jsonl files with vouchers to settle.")] = None,
     orders: Annotated[str | None, typer.Option(help="Folder of *.jsonl files with standing orders to follow.")] = None,
+    receipts: Annotated[
+        str | None, typer.Option(help="Folder of *.jsonl files with providers' receipts, to report their faults.")
+    ] = None,
     price: Annotated[
         list[str] | None,
         typer.Option(help="What a token is worth in the chain's coin, such as TUSD=0.0016; once for each token."),
@@ -431,6 +434,7 @@ def keeper_run(
     options = _commands.Options(
         vouchers=vouchers,
         orders=orders,
+        receipts=receipts,
         prices=price or (),
         margin=margin,
         collect_unpriced=collect_unpriced,

@@ -72,7 +72,7 @@ def decode_piece(line: bytes) -> Piece:
     if len(line) > MAX_LINE:
         raise WireError(f"the line is longer than {MAX_LINE} bytes")
     try:
-        if msgspec.json.decode(line, type=_Peek).receipt == b"":
+        if not bytes(msgspec.json.decode(line, type=_Peek).receipt):
             return Piece(SignedReceipt.parse(line))
         return msgspec.json.decode(line, type=EvidenceLine).value()
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
