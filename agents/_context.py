@@ -86,7 +86,13 @@ class Context:
         self._coin = await chain.token(NATIVE)
         waits = Waits() if stall is None else Waits(stall=stall)
         consumer = Consumer(
-            chain, account, journal, waits=waits, on_news=self._on_news, allow_private=self.settings.allow_private
+            chain,
+            account,
+            journal,
+            waits=waits,
+            on_news=self._on_news,
+            on_warning=lambda text: talk(f"warning  {text}"),
+            allow_private=self.settings.allow_private,
         )
         return await self._stack.enter_async_context(consumer)
 

@@ -6,6 +6,7 @@ A client of `penstock.consumer` and nothing more. Heavy imports wait until a com
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -326,6 +327,61 @@ def recover(
     _context(ctx).run(lambda context: _commands.recover(context, from_chain))
 
 
+@app.command()
+def receipts(
+    ctx: typer.Context,
+    provider: ProviderOption = None,
+    session: Annotated[str | None, typer.Option(help="Only this stream or channel: its id or the start of it.")] = None,
+    refused: Annotated[bool, typer.Option("--refused", help="Only those that did not match their answers.")] = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="As JSON Lines, for `penstock report` elsewhere.")] = False,
+    ids: Annotated[
+        bool, typer.Option("--ids", help="With --jsonl: the answers' token ids too, which prove padding.")
+    ] = False,
+) -> None:
+    """List what providers have signed for their answers."""
+    from agents import _receipts
+
+    wanted = _receipts.Filter(provider, session, refused)
+    _context(ctx).run(lambda context: _receipts.receipts(context, wanted, lines=jsonl, with_ids=ids))
+
+
+@app.command()
+def report(
+    ctx: typer.Context,
+    files: Annotated[list[Path] | None, typer.Argument(help="JSON Lines of others' receipts.")] = None,
+    provider: Annotated[str | None, typer.Option(help="Only this provider: its address or the start of it.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the faults and what they cost; prove none.")] = False,
+) -> None:
+    """Find faults in receipts, and prove them on chain for a tenth of what they cost the provider."""
+    from agents import _receipts
+
+    _context(ctx).run(
+        lambda context: _receipts.report(context, files or (), dry_run=dry_run, provider=provider),
+    )
+
+
+@app.command()
+def challenge(
+    ctx: typer.Context,
+    accept: Annotated[str | None, typer.Argument(help="The accept's hash or the start of it.")] = None,
+) -> None:
+    """List accepted requests without a receipt; ask for one on chain, and close what was not answered."""
+    from agents import _receipts
+
+    _context(ctx).run(lambda context: _receipts.challenge(context, accept))
+
+
+@app.command()
+def rewards(
+    ctx: typer.Context,
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Fetch it.")] = False,
+) -> None:
+    """Show what reports and challenges have brought, and fetch it."""
+    from agents import _receipts
+
+    _context(ctx).run(lambda context: _receipts.rewards(context, withdraw=withdraw))
+
+
 @app.command("standing-order")
 def standing_order(
     ctx: typer.Context,
@@ -344,6 +400,9 @@ def keeper_run(
     ctx: typer.Context,
     vouchers: Annotated[str | None, typer.Option(help="Folder of *.jsonl files with vouchers to settle.")] = None,
     orders: Annotated[str | None, typer.Option(help="Folder of *.jsonl files with standing orders to follow.")] = None,
+    receipts: Annotated[
+        str | None, typer.Option(help="Folder of *.jsonl files with providers' receipts, to report their faults.")
+    ] = None,
     price: Annotated[
         list[str] | None,
         typer.Option(help="What a token is worth in the chain's coin, such as TUSD=0.0016; once for each token."),
@@ -380,6 +439,7 @@ def keeper_run(
     options = _commands.Options(
         vouchers=vouchers,
         orders=orders,
+        receipts=receipts,
         prices=price or (),
         margin=margin,
         collect_unpriced=collect_unpriced,

@@ -58,6 +58,12 @@ class Deployment:
         return self.contracts["Staking"].address
 
     @property
+    def slashing(self) -> Address | None:
+        """None where stake cannot be slashed."""
+        found = self.contracts.get("Slashing")
+        return found.address if found else None
+
+    @property
     def first_block(self) -> int:
         """Before it there are no events of Penstock."""
         return min(contract.block for contract in self.contracts.values())

@@ -23,6 +23,7 @@ PenstockError
     ├── GatewayGarbage      something answers, but not this protocol
     ├── GatewayRefused      it answered with an error of its own
     │   └── PaymentRequired HTTP 402, with its quote
+    ├── ReceiptRefused      it signed a receipt that does not match its answer
     ├── Overcharged         it counts more tokens, or wants more paid, than can be true
     └── AnswerCut           the answer ended before it was complete
 """
@@ -140,6 +141,14 @@ class GatewayRefused(GatewayError):
 
 class PaymentRequired(GatewayRefused):
     pass
+
+
+class ReceiptRefused(GatewayError):
+    """`what` names the receipt's field that does not match, or "signature"."""
+
+    def __init__(self, what: str, message: str) -> None:
+        self.what = what
+        super().__init__(message)
 
 
 class Overcharged(GatewayError):

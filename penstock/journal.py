@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from penstock.errors import JournalDamaged
+from penstock.evidence import SCHEMA as _EVIDENCE
+from penstock.evidence import Evidence
 from penstock.types import Address, OfferId, StreamId, StreamKey
 
 _VERSION = 1
@@ -209,6 +211,8 @@ class Journal:
         self._held = _try_lock(self._locks / self.holder)
         self._db = sqlite3.connect(path, isolation_level=None, timeout=10)
         self._db.row_factory = sqlite3.Row
+        self.evidence = Evidence(self._db)
+        """What providers have signed."""
         try:
             self._prepare()
         except sqlite3.DatabaseError as error:
@@ -233,7 +237,8 @@ class Journal:
                 self._db.execute(f"PRAGMA user_version = {_VERSION}")
             elif version != _VERSION:
                 raise sqlite3.DatabaseError(f"its version is {version}, this program's {_VERSION}")
-            self._db.execute(_CHANNELS)
+            for statement in (_CHANNELS, *_EVIDENCE):
+                self._db.execute(statement)
 
     def __enter__(self) -> Journal:
         return self

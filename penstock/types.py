@@ -390,8 +390,108 @@ Event = StreamEvent | ChannelEvent | Deposited | VaultWithdrawn | KeeperPaid
 
 
 @dataclass(frozen=True, slots=True)
+class Committed:
+    """A proof was announced."""
+
+    place: Place
+    commitment: str
+    account: Address
+
+
+@dataclass(frozen=True, slots=True)
+class FaultProven:
+    """Stake was taken for a fault; amounts in base units of the stake's asset."""
+
+    place: Place
+    provider: Address
+    kind: int
+    session_id: StreamId
+    start: int
+    seq: int
+    evidence: str
+    reporter: Address
+    victim: Address
+    """Zero: nobody is compensated."""
+    slashed: int
+    to_reporter: int
+    to_victim: int
+    burned: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeOpened:
+    """A provider was asked on chain for the receipt that it owes for an accept of its own."""
+
+    place: Place
+    id: str
+    """The accept's digest."""
+    provider: Address
+    challenger: Address
+    session_id: StreamId
+    start: int
+    request_hash: str
+    accepted_at: int
+    """Milliseconds, as the accept says."""
+    key: StreamKey
+    bond: int
+    """Wei."""
+    frozen: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeAnswered:
+    place: Place
+    id: str
+    provider: Address
+    receipt: str
+    """Its hash."""
+    to: Address
+    """Whose credit the bond is."""
+    bond: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeResolved:
+    """It was not answered in time."""
+
+    place: Place
+    id: str
+    provider: Address
+    challenger: Address
+    victim: Address
+    slashed: int
+    to_challenger: int
+    to_victim: int
+    burned: int
+    bond: int
+    """Wei, back to the challenger."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreditWithdrawn:
+    place: Place
+    token: Address
+    account: Address
+    amount: int
+
+
+Verdict = Committed | FaultProven | ChallengeOpened | ChallengeAnswered | ChallengeResolved | CreditWithdrawn
+"""All that Slashing says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """Where one stands."""
+
+    challenger: Address
+    opened_at: int
+    """Unix seconds."""
+    open: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
-    """A mined, successful transaction and StreamPay's events in it."""
+    """A mined, successful transaction and StreamPay's and Slashing's events in it."""
 
     transaction: str
     block: int
@@ -399,6 +499,8 @@ class Receipt:
     gas_used: int
     gas_price: int
     events: Sequence[Event] = field(default=())
+    verdicts: Sequence[Verdict] = field(default=())
+    """What Slashing said in it."""
 
     @property
     def fee(self) -> int:

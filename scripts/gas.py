@@ -22,11 +22,17 @@ from benchmarks import gas
 from tests.fastchain import Chain, Contract
 from tests.harness import free_port
 
-# Before Ape connects: its own choice, a random port, may be one that a finished connection still holds.
-os.environ.setdefault("APE_FOUNDRY_HOST", f"http://127.0.0.1:{free_port()}")
+
+class OwnNodeCommand(ConnectedProviderCommand):
+    """Ape starts a node for this command, on a port that is free: its own choice, a random one, may be one that a
+    finished connection still holds."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        os.environ.setdefault("APE_FOUNDRY_HOST", f"http://127.0.0.1:{free_port()}")
+        return super().invoke(ctx)
 
 
-@click.command(cls=ConnectedProviderCommand)
+@click.command(cls=OwnNodeCommand)
 @click.option("--check", is_flag=True, help="Fail where a figure differs from the snapshot; write nothing.")
 def cli(check: bool) -> None:
     """Measure the gas of every operation."""

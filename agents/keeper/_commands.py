@@ -36,6 +36,7 @@ class Options:
 
     vouchers: str | None
     orders: str | None
+    receipts: str | None
     prices: Sequence[str]
     margin: str
     collect_unpriced: bool
@@ -118,6 +119,7 @@ def _policy(options: Options, chain_id: int) -> KeeperPolicy:
         min_ahead=parse_duration(options.min_ahead),
         vouchers=_folder(options.vouchers),
         orders=_folder(options.orders),
+        receipts=_folder(options.receipts),
     )
 
 

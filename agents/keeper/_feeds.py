@@ -25,6 +25,8 @@ class Tail:
     is there; a file that is replaced or cut is read from its start."""
 
     folder: Path
+    longest: int = MAX_LINE
+    """Bytes of a line at most."""
     _places: dict[Path, tuple[int, int, int]] = field(default_factory=dict)
     """By file: its inode, how far it was read, lines so far."""
 
@@ -52,7 +54,7 @@ class Tail:
                 source.seek(at)
                 whole, newline, rest = source.read(_AT_ONCE).rpartition(b"\n")
                 if not newline:
-                    if len(rest) <= MAX_LINE:
+                    if len(rest) <= self.longest:
                         return
                     # No line of ours is that long: passed over in pieces, so that its end is found some day.
                     whole = rest

@@ -14,6 +14,7 @@ from agents.keeper._feeds import Feeds
 from agents.keeper._follower import Follower, Progress
 from agents.keeper._ledger import JobState, Ledger, Totals
 from agents.keeper._planner import Action, Policy, plan
+from agents.keeper._reports import Reports
 from agents.keeper._sender import Landed, News, Sender, SenderPolicy, SendingChain
 from penstock.chain.calls import Prepared
 from penstock.chain.port import Account
@@ -42,6 +43,7 @@ class KeeperPolicy:
     """Standing orders that look fewer seconds ahead are refused."""
     vouchers: Path | None = None
     orders: Path | None = None
+    receipts: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,11 @@ class Keeper:
             min_ahead=policy.min_ahead,
             on_bad=observer.bad_line,
         )
+        self._reports = (
+            Reports(chain, account, policy.receipts, policy.planning, on_bad=observer.bad_line)
+            if policy.receipts
+            else None
+        )
         self._rests: dict[str, tuple[float, float]] = {}
         self._planned: tuple[str, int] = "", -1
         self.tokens: dict[Address, Token] = {} if tokens is None else tokens
@@ -142,10 +149,13 @@ class Keeper:
     async def once(self, stop: asyncio.Event, *, patience: float = 120.0) -> None:
         """Do what there is to do now, and wait until all of it is in blocks, `patience` seconds at most."""
         until = self._clock() + patience
-        await self._round(stop, until)
-        while self.pending and self._clock() < until and not stop.is_set():
-            await _wait(stop, _SOON)
-            await self._sender.check()
+        while await self._round(stop, until):
+            while self.pending and self._clock() < until and not stop.is_set():
+                await _wait(stop, _SOON)
+                await self._sender.check()
+            # What was announced is proven in another round.
+            if self._reports is None or self.pending or stop.is_set():
+                break
         await self._follower.advance()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -163,25 +173,31 @@ class Keeper:
                 pause, failures = self._policy.poll, 0
             await _wait(stop, pause)
 
-    async def _round(self, stop: asyncio.Event, until: float = 0.0) -> None:
-        """Follow, decide, act. What is more than may be under way at once is waited for until then, or left."""
+    async def _round(self, stop: asyncio.Event, until: float = 0.0) -> bool:
+        """Follow, decide, act; whether anything was sent. What is more than may be under way at once is waited for
+        until then, or left."""
         progress = await self._follower.advance()
         fed = await self._read_feeds(progress)
         await self._sender.check()
         self._observer.looked(progress, pending=self.pending, totals=self.totals())
         if not progress.current or (self._planned == (progress.head.hash, self.pending) and not fed):
-            return
+            return False
+        sent = False
         for action in await self._plan(progress):
             while self._sender.full and self._clock() < until and not stop.is_set():
                 await _wait(stop, _SOON)
                 await self._sender.check()
             if self._sender.full or stop.is_set():
                 break
-            await self._act(action)
+            sent = await self._act(action) or sent
         self._planned = progress.head.hash, self.pending
+        return sent
 
     async def _read_feeds(self, progress: Progress) -> bool:
-        return await asyncio.to_thread(self._feeds.read, progress.head.timestamp)
+        fed = await asyncio.to_thread(self._feeds.read, progress.head.timestamp)
+        if self._reports is not None:
+            fed = await asyncio.to_thread(self._reports.read, progress.head.timestamp) or fed
+        return fed
 
     async def _plan(self, progress: Progress) -> list[Action]:
         """Twice: first as if every payee had agreed to a reward, to learn whom to ask."""
@@ -207,20 +223,22 @@ class Keeper:
             )
 
         actions = planned(note)
-        if not asked:
-            return actions
-        agreed = await _filtered(sorted(asked), self._chain.rewards_keepers)
-        return planned(agreed.__contains__) if agreed else actions
+        if asked and (agreed := await _filtered(sorted(asked), self._chain.rewards_keepers)):
+            actions = planned(agreed.__contains__)
+        if self._reports is not None:
+            actions += await self._reports.plan(now=now, gas_price=gas_price, busy=busy)
+        return actions
 
-    async def _act(self, action: Action) -> None:
+    async def _act(self, action: Action) -> bool:
         """Try it, and send it where it still pays."""
         outlook = await self._tried(action)
         if outlook.problem or outlook.prepared is None:
             seconds = self._rest(action.tries, longer=outlook.prepared is None)
             self._observer.left_alone(action, outlook.problem, seconds=seconds)
-            return
+            return False
         await self._know(action.token)
         await self._sender.submit(action, outlook.prepared)
+        return True
 
     async def _tried(self, action: Action) -> Outlook:
         try:
@@ -244,6 +262,8 @@ class Keeper:
         return seconds
 
     def _heard(self, news: News) -> None:
+        if isinstance(news, Landed) and self._reports is not None:
+            self._reports.landed()
         if isinstance(news, Landed) and news.job.state in (JobState.MINED, JobState.FINAL) and not news.job.succeeded:
             self._rest(news.job.marks, longer=True)
         self._observer.news(news)

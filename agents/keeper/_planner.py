@@ -37,6 +37,8 @@ class Kind(StrEnum):
     SETTLE = "settle"
     EXTEND = "extend"
     RECLAIM = "reclaim"
+    COMMIT = "commit"
+    PROVE = "prove"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Action:
     ids: tuple[StreamId, ...]
     call: Call
     amounts: tuple[int, ...]
-    """Base units settled, locked (extend) or taken back (reclaim), of each."""
+    """Base units settled, locked (extend), taken back (reclaim) or slashed (commit, prove), of each."""
     reward: int
     """Base units of it that the keeper gets."""
     gain: int | None

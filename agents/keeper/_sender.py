@@ -18,7 +18,16 @@ from agents.keeper._ledger import Attempt, Job, JobState, Ledger
 from agents.keeper._planner import Action, Kind
 from penstock.chain.calls import Call, Mined, Prepared
 from penstock.chain.port import Account, Chain
-from penstock.types import ZERO_ADDRESS, Address, ChannelClosed, ChannelSettled, KeeperPaid, Withdrawn, hex32
+from penstock.types import (
+    ZERO_ADDRESS,
+    Address,
+    ChannelClosed,
+    ChannelSettled,
+    FaultProven,
+    KeeperPaid,
+    Withdrawn,
+    hex32,
+)
 
 MAX_IN_FLIGHT = 16
 """Transactions under way at once: some nodes take no more of one account."""
@@ -186,11 +195,7 @@ class Sender:
             succeeded=found.succeeded,
             hash=receipt.transaction,
             fee=receipt.fee,
-            earned=sum(
-                event.amount
-                for event in receipt.events
-                if isinstance(event, KeeperPaid) and event.keeper == self._account.address
-            ),
+            earned=_earned(found, self._account.address),
             moved=_moved(job, found),
         )
         if landed != job:
@@ -239,6 +244,13 @@ class Sender:
         self._told[job.id] = self._clock()
 
 
+def _earned(found: Mined, keeper: Address) -> int:
+    """Base units that the transaction brought: in the vault, or as a credit at Slashing."""
+    paid = [one.amount for one in found.receipt.events if isinstance(one, KeeperPaid) and one.keeper == keeper]
+    shares = [one for one in found.receipt.verdicts if isinstance(one, FaultProven) and one.reporter == keeper]
+    return sum(paid) + sum(one.to_reporter for one in shares)
+
+
 def _moved(job: Job, found: Mined) -> int:
     """Base units that the transaction settled, or took back. Of a voucher, what it added when this was planned: if
     somebody settled a lower one of the same channel meanwhile, it was that much less."""
@@ -251,6 +263,8 @@ def _moved(job: Job, found: Mined) -> int:
         case Kind.SETTLE:
             planned = dict(zip(job.streams, job.amounts, strict=True))
             return sum(planned.get(one.id, 0) for one in events if isinstance(one, ChannelSettled))
+        case Kind.PROVE:
+            return sum(one.slashed for one in found.receipt.verdicts if isinstance(one, FaultProven))
         case Kind.RECLAIM:
             return sum(one.refund for one in events if isinstance(one, ChannelClosed))
         case _:

@@ -1,4 +1,4 @@
-"""Calls of StreamPay as values: what to call with what, apart from who sends it and when."""
+"""Calls of StreamPay and Slashing as values: what to call with what, apart from who sends it and when."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 from penstock.chain._batches import AT_ONCE as AT_ONCE
 from penstock.chain._batches import require_batch
+from penstock.faults import Fault
 from penstock.types import NATIVE, Address, Receipt, StandingOrder, StreamKey, Voucher, unhex
+from penstock.wire.receipts import Accept, SignedAccept, SignedReceipt
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,9 @@ class Call:
     """As a message says it."""
     batch: int = 0
     """How many streams or channels it settles, each of which may need more gas a second later."""
+    contract: str = "StreamPay"
+    value: int = 0
+    """Wei sent along."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,39 @@ def extend_for(key: StreamKey, order: StandingOrder, signature: bytes) -> Call:
 def reclaim(key: StreamKey, *, to: Address) -> Call:
     args = (key.payee, key.token, key.session_key, unhex(key.offer_id), to)
     return Call("reclaim", args, "taking back the channel's rest")
+
+
+def commit(commitment: bytes) -> Call:
+    return Call("commit", (commitment,), "announcing a proof", contract="Slashing")
+
+
+def prove(fault: Fault, salt: bytes) -> Call:
+    return Call(fault.function, fault.arguments(salt), f"proving {fault.kind.words}", contract="Slashing")
+
+
+def open_challenge(signed: SignedAccept, key: StreamKey, bond: int) -> Call:
+    args = (signed.accept.as_tuple(), signed.signature, _session(key))
+    return Call("open_challenge", args, "asking for a receipt", contract="Slashing", value=bond)
+
+
+def answer_challenge(signed: SignedReceipt, ids: bytes) -> Call:
+    return Call(
+        "answer_challenge", (signed.receipt.as_tuple(), signed.signature, ids), "showing a receipt", contract="Slashing"
+    )
+
+
+def resolve_challenge(accept: Accept, key: StreamKey) -> Call:
+    args = (accept.as_tuple(), _session(key))
+    return Call("resolve_challenge", args, "resolving the challenge", contract="Slashing")
+
+
+def withdraw_credit(token: Address, account: Address) -> Call:
+    return Call("withdraw", (token, account), "withdrawing from Slashing", contract="Slashing")
+
+
+def _session(key: StreamKey) -> tuple[Any, ...]:
+    """What a session's id is the hash of, but for the offer."""
+    return key.payer, key.payee, key.token, key.session_key
 
 
 def parties(key: StreamKey) -> tuple[Any, ...]:

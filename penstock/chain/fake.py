@@ -23,6 +23,7 @@ from eth_utils.crypto import keccak
 
 from penstock.accrual import MAX_RATE, MAX_TIME, StreamState, flow
 from penstock.chain._batches import require_batch
+from penstock.chain._fake_slashing import BOND, Judge, was_signer
 from penstock.chain.port import Account
 from penstock.channels import CLOSE_DELAY, MAX_DEPOSIT, ChannelState
 from penstock.errors import (
@@ -35,6 +36,7 @@ from penstock.errors import (
     Reverted,
     TransactionLost,
 )
+from penstock.faults import Fault
 from penstock.networks import LOCAL_CHAIN_ID
 from penstock.types import (
     NATIVE,
@@ -42,6 +44,7 @@ from penstock.types import (
     Address,
     Basis,
     Block,
+    Challenge,
     ChannelClosed,
     ChannelCloseRequested,
     ChannelOpened,
@@ -70,6 +73,7 @@ from penstock.types import (
     Token,
     ToppedUp,
     VaultWithdrawn,
+    Verdict,
     Voucher,
     Withdrawn,
     address,
@@ -88,11 +92,13 @@ from penstock.wire.eip712 import (
     stream_pay_domain,
     voucher_digest,
 )
+from penstock.wire.receipts import Accept, SignedAccept, SignedReceipt, slashing_domain
 
 START = 1_800_000_000
 """The first block's timestamp, where no clock is given."""
 MINIMUM_STAKE = 10**17
 COVER_PER_SLOT = MINIMUM_STAKE // 10
+"""What a fault costs, too."""
 GAS = 60_000
 """Of every transaction."""
 GAS_PRICE = 10**9
@@ -127,6 +133,14 @@ class _State:
     providers: dict[Address, Provider] = field(default_factory=dict)
     offers: dict[OfferId, Offer] = field(default_factory=dict)
     stakes: dict[Address, int] = field(default_factory=dict)
+    commitments: dict[bytes, int] = field(default_factory=dict)
+    """The number of its block, of each that is not used up."""
+    proven: set[tuple[int, Address, StreamId, int, int]] = field(default_factory=set)
+    """Kind, provider, session with its start, place."""
+    compensated: dict[tuple[Address, str, int], int] = field(default_factory=dict)
+    challenges: dict[str, Challenge] = field(default_factory=dict)
+    credits: dict[tuple[Address, Address], int] = field(default_factory=dict)
+    """At Slashing, by token and account."""
 
     def copy(self) -> _State:
         return _State(**{each.name: copy.copy(getattr(self, each.name)) for each in fields(self)})
@@ -137,6 +151,7 @@ class _Mined:
     block: Block
     state: _State
     events: tuple[Event, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
 
 
 class FakeChain:
@@ -155,6 +170,7 @@ class FakeChain:
         self.stream_pay = _place("StreamPay")
         self.registry = _place("Registry")
         self.staking = _place("Staking")
+        self.slashing: Address | None = _place("Slashing")
         self._clock = clock
         self._minimum_stake = minimum_stake
         self._cover_per_slot = cover_per_slot
@@ -310,6 +326,47 @@ class FakeChain:
 
     async def covers(self, provider: Address, slots: int) -> bool:
         return self._covers((await self._latest()).state, provider, slots)
+
+    async def stake_asset(self) -> Address:
+        return NATIVE
+
+    async def was_signer(self, provider: Address, key: Address, at: int) -> bool:
+        return was_signer((await self._latest()).state, provider, key, at)
+
+    # --- reading: Slashing ---
+
+    async def penalty(self, kind: int) -> int:
+        await self._judging()
+        return self._cover_per_slot // 10 if kind >= 8 else self._cover_per_slot
+
+    async def challenge_bond(self) -> int:
+        await self._judging()
+        return BOND
+
+    async def challenge(self, id: str) -> Challenge | None:
+        return (await self._judging()).challenges.get(id)
+
+    async def committed_at(self, commitment: bytes) -> int:
+        return (await self._judging()).commitments.get(commitment, 0)
+
+    async def is_proven(self, kind: int, provider: Address, session: StreamId, start: int, seq: int) -> bool:
+        return (kind, provider, session, start, seq) in (await self._judging()).proven
+
+    async def compensated(self, provider: Address, session: StreamId, start: int) -> int:
+        return (await self._judging()).compensated.get((provider, session, start), 0)
+
+    async def slashing_credit(self, token: Address, account: Address) -> int:
+        return (await self._judging()).credits.get((token, account), 0)
+
+    async def verdicts(self, first: int, last: int) -> list[Verdict]:
+        await self._judging()
+        return [verdict for mined in self._blocks[max(first, 0) : last + 1] for verdict in mined.verdicts]
+
+    async def _judging(self) -> _State:
+        state = (await self._latest()).state
+        if self.slashing is None:
+            raise NoContract("this deployment has no Slashing contract: nothing can be proven on it")
+        return state
 
     # --- reading: StreamPay ---
 
@@ -600,7 +657,47 @@ class FakeChain:
     def _covers(self, state: _State, provider: Address, slots: int) -> bool:
         return state.stakes.get(provider, 0) >= max(self._minimum_stake, slots * self._cover_per_slot)
 
+    # --- writing: Slashing ---
+
+    async def commit(self, reporter: Account, commitment: bytes) -> Receipt:
+        return await self._judge(reporter, "announcing a proof", lambda judge: judge.commit(commitment))
+
+    async def prove(self, reporter: Account, fault: Fault, salt: bytes) -> Receipt:
+        return await self._judge(reporter, f"proving {fault.kind.words}", lambda judge: judge.prove(fault, salt))
+
+    async def open_challenge(self, challenger: Account, signed: SignedAccept, key: StreamKey) -> Receipt:
+        def act(judge: Judge) -> None:
+            judge.open_challenge(signed, key, BOND)
+
+        return await self._judge(challenger, "asking for a receipt", act, BOND)
+
+    async def answer_challenge(self, sender: Account, signed: SignedReceipt, ids: bytes) -> Receipt:
+        return await self._judge(sender, "showing a receipt", lambda judge: judge.answer_challenge(signed, ids))
+
+    async def resolve_challenge(self, sender: Account, accept: Accept, key: StreamKey) -> Receipt:
+        return await self._judge(sender, "resolving the challenge", lambda judge: judge.resolve_challenge(accept, key))
+
+    async def withdraw_credit(self, sender: Account, token: Address, account: Address) -> Receipt:
+        def act(judge: Judge) -> None:
+            amount = judge.withdraw(token, account)
+            coins = judge._state.coins
+            coins[account] = coins.get(account, 0) + amount
+
+        return await self._judge(sender, "withdrawing from Slashing", act)
+
+    async def _judge(self, account: Account, doing: str, act: Callable[[Judge], None], value: int = 0) -> Receipt:
+        await self._judging()
+        domain = self.slashing_domain
+        assert domain is not None
+        return await self._transact(
+            account, doing, lambda pay: act(Judge(pay, domain, self._cover_per_slot, _require)), value, to=self.slashing
+        )
+
     # --- domains ---
+
+    @property
+    def slashing_domain(self) -> Domain | None:
+        return slashing_domain(self.chain_id, self.slashing) if self.slashing else None
 
     @cached_property
     def stream_pay_domain(self) -> Domain:
@@ -635,10 +732,17 @@ class FakeChain:
         self._made += 1
         return hex32(keccak(text=f"made {self._made}"))
 
-    def _mine(self, state: _State, events: Sequence[Event], timestamp: int, name: str | None = None) -> None:
+    def _mine(
+        self,
+        state: _State,
+        events: Sequence[Event],
+        timestamp: int,
+        name: str | None = None,
+        verdicts: Sequence[Verdict] = (),
+    ) -> None:
         last = self._blocks[-1].block
         block = Block(last.number + 1, name or self._hash(), last.hash, timestamp)
-        self._blocks.append(_Mined(block, state, tuple(events)))
+        self._blocks.append(_Mined(block, state, tuple(events), tuple(verdicts)))
 
     async def _transact(
         self,
@@ -671,10 +775,11 @@ class FakeChain:
         state.coins[sender] -= fee
         if self._to_lose:
             if self._to_lose.pop(0):
-                self._mine(state, pay.events, pay.now, block)
+                self._mine(state, pay.events, pay.now, block, pay.verdicts)
             raise TransactionLost(name, f"{doing}: transaction {name} was not mined in time; it may still be")
-        self._mine(state, pay.events, pay.now, block)
-        return Receipt(name, self._blocks[-1].block.number, pay.now, GAS, GAS_PRICE, tuple(pay.events))
+        self._mine(state, pay.events, pay.now, block, pay.verdicts)
+        number, events, verdicts = self._blocks[-1].block.number, tuple(pay.events), tuple(pay.verdicts)
+        return Receipt(name, number, pay.now, GAS, GAS_PRICE, events, verdicts)
 
     def _permit_separator(self, token: Address, state: _State) -> bytes:
         return Domain(state.tokens[token].symbol, self.chain_id, token).separator
@@ -689,10 +794,16 @@ class _StreamPay:
         self.chain, self.state, self.sender, self.value, self.doing = chain, state, sender, value, doing
         self.now = chain.now
         self.events: list[Event] = []
-        self._place = (chain._blocks[-1].block.number + 1, block, self.now, transaction)
+        self.verdicts: list[Verdict] = []
+        self.block = chain._blocks[-1].block.number + 1
+        self._place = (self.block, block, self.now, transaction)
 
     def log(self, kind: Callable[..., Event], *values: object) -> None:
         self.events.append(kind(Place(*self._place, len(self.events)), *values))
+
+    def judge(self, kind: Callable[..., Verdict], *values: object) -> None:
+        """What Slashing says."""
+        self.verdicts.append(kind(Place(*self._place, len(self.verdicts)), *values))
 
     # Signatures.
 

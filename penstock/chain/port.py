@@ -12,10 +12,12 @@ from typing import Any, Protocol
 
 from penstock.accrual import StreamState
 from penstock.channels import ChannelState
+from penstock.faults import Fault
 from penstock.types import (
     Address,
     Basis,
     Block,
+    Challenge,
     ChannelOrder,
     Event,
     Offer,
@@ -31,9 +33,11 @@ from penstock.types import (
     StreamKey,
     Terms,
     Token,
+    Verdict,
     Voucher,
 )
 from penstock.wire.eip712 import Domain, KeySigner
+from penstock.wire.receipts import Accept, SignedAccept, SignedReceipt
 
 
 class Account(KeySigner, Protocol):
@@ -51,6 +55,8 @@ class Chain(Protocol):
     stream_pay: Address
     registry: Address
     staking: Address
+    slashing: Address | None
+    """None where no stake can be slashed."""
 
     async def close(self) -> None:
         """Give back connections."""
@@ -116,6 +122,44 @@ class Chain(Protocol):
 
     async def covers(self, provider: Address, slots: int) -> bool:
         """Whether its stake is at least the minimum, and at least the cover of so many slots."""
+        ...
+
+    async def stake_asset(self) -> Address: ...
+
+    async def was_signer(self, provider: Address, key: Address, at: int) -> bool:
+        """Whether a key was the provider's signer at some moment of a Unix second."""
+        ...
+
+    # --- reading: Slashing; NoContract where there is none ---
+
+    async def penalty(self, kind: int) -> int:
+        """What a fault of this kind (9: a challenge that is not answered) costs: base units of the stake's asset."""
+        ...
+
+    async def challenge_bond(self) -> int:
+        """Wei."""
+        ...
+
+    async def challenge(self, id: str) -> Challenge | None:
+        """By the accept's digest; None where there was none."""
+        ...
+
+    async def committed_at(self, commitment: bytes) -> int:
+        """The block's number; 0: it was not, or it is used up."""
+        ...
+
+    async def is_proven(self, kind: int, provider: Address, session: StreamId, start: int, seq: int) -> bool: ...
+
+    async def compensated(self, provider: Address, session: StreamId, start: int) -> int:
+        """What a session's payer got so far for all its faults."""
+        ...
+
+    async def slashing_credit(self, token: Address, account: Address) -> int:
+        """What an account may fetch: of the stake's asset, and of the native coin for bonds."""
+        ...
+
+    async def verdicts(self, first: int, last: int) -> list[Verdict]:
+        """All that Slashing said in these blocks, both ends included, in order."""
         ...
 
     # --- reading: StreamPay ---
@@ -233,7 +277,30 @@ class Chain(Protocol):
 
     async def set_offer_active(self, owner: Account, offer: OfferId, active: bool) -> Receipt: ...
 
+    # --- writing: Slashing; NoContract where there is none ---
+
+    async def commit(self, reporter: Account, commitment: bytes) -> Receipt: ...
+
+    async def prove(self, reporter: Account, fault: Fault, salt: bytes) -> Receipt:
+        """In a later block than the commitment's."""
+        ...
+
+    async def open_challenge(self, challenger: Account, signed: SignedAccept, key: StreamKey) -> Receipt:
+        """The bond is sent along."""
+        ...
+
+    async def answer_challenge(self, sender: Account, signed: SignedReceipt, ids: bytes) -> Receipt: ...
+
+    async def resolve_challenge(self, sender: Account, accept: Accept, key: StreamKey) -> Receipt: ...
+
+    async def withdraw_credit(self, sender: Account, token: Address, account: Address) -> Receipt: ...
+
     # --- domains ---
+
+    @property
+    def slashing_domain(self) -> Domain | None:
+        """None where there is no Slashing."""
+        ...
 
     @property
     def stream_pay_domain(self) -> Domain: ...

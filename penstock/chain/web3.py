@@ -26,7 +26,7 @@ from eth_abi.exceptions import DecodingError, EncodingError
 from eth_utils.crypto import keccak
 
 from penstock.accrual import StreamState, flow
-from penstock.chain import _events, calls
+from penstock.chain import _events, _verdicts, calls
 from penstock.chain._batches import AT_ONCE, require_batch
 from penstock.chain._codec import ERC20, Function, checksum, interface, revert_reason
 from penstock.chain._rpc import JsonRpc, RpcError
@@ -44,12 +44,14 @@ from penstock.errors import (
     TransactionLost,
     WrongChain,
 )
+from penstock.faults import Fault
 from penstock.networks import by_chain_id
 from penstock.types import (
     NATIVE,
     Address,
     Basis,
     Block,
+    Challenge,
     ChannelOrder,
     Event,
     Offer,
@@ -67,12 +69,14 @@ from penstock.types import (
     StreamKey,
     Terms,
     Token,
+    Verdict,
     Voucher,
     hex32,
     unhex,
 )
 from penstock.units import format_amount
 from penstock.wire.eip712 import Domain, session_domain, stream_pay_domain
+from penstock.wire.receipts import Accept, SignedAccept, SignedReceipt, slashing_domain
 
 PAGE = 100
 """Ids in one answer of the registry's page views."""
@@ -99,6 +103,7 @@ class Web3Chain:
         self.stream_pay = deployment.stream_pay
         self.registry = deployment.registry
         self.staking = deployment.staking
+        self.slashing = deployment.slashing
         self._rpc = rpc
         self._receipt_timeout = receipt_timeout
         network = by_chain_id(deployment.chain_id)
@@ -261,6 +266,55 @@ class Web3Chain:
     async def covers(self, provider: Address, slots: int) -> bool:
         return bool(await self._view(self.staking, interface("Staking")["covers"], provider, slots))
 
+    async def stake_asset(self) -> Address:
+        return checksum(await self._view(self.staking, interface("Staking")["asset"]))
+
+    async def was_signer(self, provider: Address, key: Address, at: int) -> bool:
+        return bool(await self._view(self.registry, interface("Registry")["was_signer"], provider, key, at))
+
+    # --- reading: Slashing ---
+
+    async def penalty(self, kind: int) -> int:
+        return int(await self._judged("penalty", kind))
+
+    async def challenge_bond(self) -> int:
+        return int(await self._judged("challenge_bond"))
+
+    async def challenge(self, id: str) -> Challenge | None:
+        challenger, opened_at, is_open = await self._judged("challenge", unhex(id))
+        return Challenge(checksum(challenger), opened_at, is_open) if opened_at else None
+
+    async def committed_at(self, commitment: bytes) -> int:
+        return int(await self._judged("committed_at", commitment))
+
+    async def is_proven(self, kind: int, provider: Address, session: StreamId, start: int, seq: int) -> bool:
+        return bool(await self._judged("is_proven", kind, provider, unhex(session), start, seq))
+
+    async def compensated(self, provider: Address, session: StreamId, start: int) -> int:
+        return int(await self._judged("compensated", provider, unhex(session), start))
+
+    async def slashing_credit(self, token: Address, account: Address) -> int:
+        return int(await self._judged("credit_of", token, account))
+
+    async def verdicts(self, first: int, last: int) -> list[Verdict]:
+        topics = list(_verdicts.shapes())
+        logs: list[dict[str, Any]] = []
+        for start in range(first, last + 1, LOG_RANGE):
+            logs += await self._logs(start, min(start + LOG_RANGE - 1, last), topics, self._slashing)
+        times = await self._timestamps(logs)
+        return [_verdicts.parse(log, moment) for log, moment in zip(logs, times, strict=True)]
+
+    async def _judged(self, view: str, *args: Any) -> Any:
+        return await self._view(self._slashing, interface("Slashing")[view], *args)
+
+    @property
+    def _slashing(self) -> Address:
+        if self.slashing is None:
+            raise NoContract(
+                "this deployment has no Slashing contract: nothing can be proven on it; name another --deployment"
+            )
+        return self.slashing
+
     # --- reading: StreamPay ---
 
     async def vault_balance(self, token: Address, account: Address) -> int:
@@ -308,8 +362,19 @@ class Web3Chain:
     async def prepare(self, sender: Address, call: Call) -> Prepared:
         """After a trial that went well. Reverted where the contract would refuse, InsufficientFunds where the gas
         cannot be paid."""
-        function = interface("StreamPay")[call.function]
-        return await self._tried(sender, self.stream_pay, function, call.args, doing=call.doing, streams=call.batch)
+        function = interface(call.contract)[call.function]
+        return await self._tried(
+            sender,
+            self._address(call),
+            function,
+            call.args,
+            doing=call.doing,
+            value=call.value,
+            streams=call.batch,
+        )
+
+    def _address(self, call: Call) -> Address:
+        return self._slashing if call.contract == "Slashing" else self.stream_pay
 
     async def gas_price(self) -> int:
         """What the node thinks that gas costs now, in wei."""
@@ -520,7 +585,15 @@ class Web3Chain:
         )
 
     async def _make(self, account: Account, call: Call) -> Receipt:
-        return await self._pay(account, call.function, call.args, doing=call.doing, streams=call.batch)
+        return await self._send(
+            account,
+            self._address(call),
+            interface(call.contract)[call.function],
+            call.args,
+            doing=call.doing,
+            value=call.value,
+            streams=call.batch,
+        )
 
     async def _pay(
         self,
@@ -586,7 +659,31 @@ class Web3Chain:
     async def _register(self, owner: Account, function: str, args: tuple[Any, ...], doing: str) -> Receipt:
         return await self._send(owner, self.registry, interface("Registry")[function], args, doing=doing)
 
+    # --- writing: Slashing ---
+
+    async def commit(self, reporter: Account, commitment: bytes) -> Receipt:
+        return await self._make(reporter, calls.commit(commitment))
+
+    async def prove(self, reporter: Account, fault: Fault, salt: bytes) -> Receipt:
+        return await self._make(reporter, calls.prove(fault, salt))
+
+    async def open_challenge(self, challenger: Account, signed: SignedAccept, key: StreamKey) -> Receipt:
+        return await self._make(challenger, calls.open_challenge(signed, key, await self.challenge_bond()))
+
+    async def answer_challenge(self, sender: Account, signed: SignedReceipt, ids: bytes) -> Receipt:
+        return await self._make(sender, calls.answer_challenge(signed, ids))
+
+    async def resolve_challenge(self, sender: Account, accept: Accept, key: StreamKey) -> Receipt:
+        return await self._make(sender, calls.resolve_challenge(accept, key))
+
+    async def withdraw_credit(self, sender: Account, token: Address, account: Address) -> Receipt:
+        return await self._make(sender, calls.withdraw_credit(token, account))
+
     # --- domains ---
+
+    @cached_property
+    def slashing_domain(self) -> Domain | None:
+        return slashing_domain(self.chain_id, self.slashing) if self.slashing else None
 
     @cached_property
     def stream_pay_domain(self) -> Domain:
@@ -651,14 +748,22 @@ class Web3Chain:
         times = await self._timestamps(logs)
         return [_events.parse(log, moment) for log, moment in zip(logs, times, strict=True)]
 
-    async def _logs(self, first: int, last: int, topics: list[str]) -> list[dict[str, Any]]:
-        wanted = {"address": self.stream_pay, "fromBlock": hex(first), "toBlock": hex(last), "topics": [topics]}
+    async def _logs(
+        self, first: int, last: int, topics: list[str], source: Address | None = None
+    ) -> list[dict[str, Any]]:
+        wanted = {
+            "address": source or self.stream_pay,
+            "fromBlock": hex(first),
+            "toBlock": hex(last),
+            "topics": [topics],
+        }
         try:
             logs: list[dict[str, Any]] = await self._rpc.call("eth_getLogs", wanted)
         except RpcError as error:
             if first < last:  # too many blocks or too many logs for this node
                 middle = (first + last) // 2
-                return await self._logs(first, middle, topics) + await self._logs(middle + 1, last, topics)
+                upper = await self._logs(middle + 1, last, topics, source)
+                return await self._logs(first, middle, topics, source) + upper
             if first > (await self.head()).number:
                 return []
             raise NodeUnavailable(
@@ -874,6 +979,8 @@ class Web3Chain:
         block = {"blockHash": receipt["blockHash"]}
         (timestamp,) = await self._timestamps([receipt["logs"][0] if receipt["logs"] else block])
         events = [_events.parse(log, timestamp) for log in own if log["topics"][0] in _events.money_shapes()]
+        judged = [log for log in receipt["logs"] if checksum(log["address"]) == self.slashing]
+        verdicts = [_verdicts.parse(log, timestamp) for log in judged if log["topics"][0] in _verdicts.shapes()]
         return Receipt(
             receipt["transactionHash"],
             int(receipt["blockNumber"], 16),
@@ -881,6 +988,7 @@ class Web3Chain:
             int(receipt["gasUsed"], 16),
             int(receipt.get("effectiveGasPrice") or hex(gas_price), 16),
             tuple(events),
+            tuple(verdicts),
         )
 
     async def _require_tokens(

@@ -20,6 +20,7 @@ import msgspec
 from penstock.consumer.funds import check_funds, lacks_gas, permits
 from penstock.consumer.gateway import Answer, Delta, Gateway
 from penstock.consumer.market import Listing
+from penstock.consumer.receipts import SessionReceipts, watch
 from penstock.consumer.session import ORDER_LIFE, ORDER_PENDING, Gasless
 from penstock.consumer.tasks import to_the_end
 from penstock.errors import (
@@ -150,6 +151,7 @@ class ChannelSession:
         """What is signed beyond what was delivered, a step at most: nothing where the credit is two steps."""
         self._sending = asyncio.Lock()
         self._posting: set[asyncio.Task[None]] = set()
+        self._receipts: SessionReceipts | None = None
 
     # --- what the block uses ---
 
@@ -213,6 +215,7 @@ class ChannelSession:
             "messages": messages,
             "stream": True,
             "stream_options": {"include_usage": True},
+            "return_token_ids": True,
         }
         if max_tokens is not None:
             body["max_tokens"] = max_tokens
@@ -222,9 +225,22 @@ class ChannelSession:
         self._answers.append(answer)
         return answer
 
+    @property
+    def receipts(self) -> SessionReceipts:
+        """What the provider has signed for its answers. Each is checked when its answer ends: ReceiptRefused there,
+        and at every further question; nothing is paid from then on."""
+        if self._receipts is None:
+            assert self._record is not None
+            self._receipts = watch(
+                self._consumer, self.listing, self._running, self._record.key, self.start, lambda: self._token
+            )
+        return self._receipts
+
     async def pay(self, cumulative: int) -> None:
         """Sign and send a voucher, if it is higher than the last. The journal has it first."""
         async with self._sending:
+            if self._receipts is not None and self._receipts.refused is not None:
+                raise self._receipts.refused
             assert self._record is not None
             cumulative = min(cumulative, self._record.deposit)
             if cumulative <= self._signed:
@@ -542,7 +558,7 @@ class ChannelSession:
 
     def _start(self, body: Mapping[str, Any]) -> tuple[Answer, _Count]:
         count = _Count(msgspec.json.encode(body))
-        return self._running.chat(self._token, body, until=self._until()), count
+        return self._running.chat(self._token, body, until=self._until(), witness=self.receipts.watch()), count
 
     def _until(self) -> float | None:
         """When an answer must be there, on the event loop's clock."""

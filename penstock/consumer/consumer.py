@@ -99,8 +99,9 @@ class News:
 class Consumer:
     """Buys with one account on one chain. Use as an async context manager, or call `aclose`.
 
-    `on_news` hears of each step as it happens. `clock` gives Unix seconds. `allow_private`: whether a gateway may
-    live on this machine or a private network; by default on local chains alone.
+    `on_news` hears of each step as it happens, `on_warning` of what a provider leaves unproven. `clock` gives Unix
+    seconds. `allow_private`: whether a gateway may live on this machine or a private network; by default on local
+    chains alone.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Consumer:
         gas_reserve: int = GAS_RESERVE,
         clock: Callable[[], float] = time.time,
         on_news: Callable[[News], None] | None = None,
+        on_warning: Callable[[str], None] | None = None,
         allow_private: bool | None = None,
     ) -> None:
         self.chain = chain
@@ -122,7 +124,8 @@ class Consumer:
         self.waits = waits or Waits()
         self.gas_reserve = gas_reserve
         self.allow_private = chain.chain_id == LOCAL_CHAIN_ID if allow_private is None else allow_private
-        self._clock = clock
+        self.clock = clock
+        self._on_warning = on_warning
         self._on_news = on_news
         self._http = httpx.AsyncClient(
             timeout=httpx.Timeout(None, connect=self.waits.connect),
@@ -441,7 +444,7 @@ class Consumer:
         return (await self.chain.channels([channel]))[0]
 
     def now(self) -> int:
-        return int(self._clock())
+        return int(self.clock())
 
     async def gateway(self, endpoint: str) -> Gateway:
         """OfferMismatch where it is not an endpoint to connect to."""
@@ -495,6 +498,10 @@ class Consumer:
     def tell(self, what: str, record: Record | ChannelRecord, transaction: Transaction | None = None) -> None:
         if self._on_news is not None:
             self._on_news(News(what, record, transaction))
+
+    def warn(self, text: str) -> None:
+        if self._on_warning is not None:
+            self._on_warning(text)
 
     # --- stopping ---
 

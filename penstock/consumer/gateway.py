@@ -15,8 +15,10 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
+from penstock.consumer.receipts import Witness
 from penstock.consumer.sse import read_events
-from penstock.errors import AnswerCut, GatewayGarbage, GatewayRefused, GatewayUnreachable, PaymentRequired
+from penstock.errors import AnswerCut, GatewayGarbage, GatewayRefused, GatewayUnreachable, PaymentRequired, WireError
+from penstock.wire.receipts import RECEIPTS_PATH, ReceiptBody, SignedReceipt
 from penstock.wire.sessions import (
     CLOSE_PATH,
     SESSIONS_PATH,
@@ -54,6 +56,8 @@ class Waits:
     """The handshake where the gateway opens the stream itself, blocks to wait for included."""
     stall: float = 60
     """Between two events of an answer, the first included."""
+    receipt: float = 2
+    """After an answer that was cut, for the receipt of what came."""
     close: float = 20
     settle: float = 15
     """Until our own node shows what a gateway has sent."""
@@ -105,11 +109,22 @@ class Gateway:
         """Pay; the same voucher again is answered the same."""
         return await self._call("POST", VOUCHER_PATH, VoucherAnswer, token=token, body=request, wait=self._waits.close)
 
-    def chat(self, token: str, body: Mapping[str, Any], *, until: float | None) -> Answer:
-        """Send a chat request; the answer streams. `until`, on the event loop's clock, bounds it all."""
+    async def receipt(self, token: str, name: str) -> SignedReceipt:
+        """One that it signed before, by its hash."""
+        found = await self._call("GET", f"{RECEIPTS_PATH}/{name}", ReceiptBody, token=token, wait=self._waits.greeting)
+        try:
+            return SignedReceipt(*found.value())
+        except WireError as error:
+            raise self._garbage(str(error)) from error
+
+    def chat(
+        self, token: str, body: Mapping[str, Any], *, until: float | None, witness: Witness | None = None
+    ) -> Answer:
+        """Send a chat request; the answer streams. `until`, on the event loop's clock, bounds it all. A `witness`
+        holds the provider's receipt against what comes."""
         request = self._request("POST", "/v1/chat/completions", token, body)
         request.headers["accept"] = "text/event-stream"
-        return Answer(self, request, until)
+        return Answer(self, request, until, witness)
 
     def _request(self, method: str, path: str, token: str, body: object) -> httpx.Request:
         # Uncompressed, so that a small answer cannot become a large one.
@@ -220,6 +235,7 @@ class _Choice(msgspec.Struct):
     delta: _DeltaBody | None = None
     finish_reason: str | None = None
     index: int = 0
+    token_ids: Any = None
 
 
 class _UsageBody(msgspec.Struct):
@@ -246,11 +262,15 @@ class _Chunk(msgspec.Struct):
 class Answer:
     """An answer as it arrives: iterate over its deltas. As a context manager it hangs up when left.
 
-    Raises GatewayRefused and its kin before the first delta, AnswerCut where the answer stops early.
+    Raises GatewayRefused and its kin before the first delta, AnswerCut where the answer stops early, and after the
+    last delta ReceiptRefused where the provider's receipt does not match.
     """
 
-    def __init__(self, gateway: Gateway, request: httpx.Request, until: float | None) -> None:
+    def __init__(
+        self, gateway: Gateway, request: httpx.Request, until: float | None, witness: Witness | None = None
+    ) -> None:
         self._gateway = gateway
+        self._witness = witness
         self._deltas = self._stream(request, until)
         self._response: httpx.Response | None = None
         self.text = ""
@@ -308,6 +328,9 @@ class Answer:
                 )
             return AnswerCut("stalled", f"{gateway.endpoint} sent nothing for {stall:g} s; try another provider")
 
+        witness = self._witness
+        if witness is not None:
+            witness.sends(request.content)
         try:
             async with asyncio.timeout_at(patience()):
                 response = await gateway._send(request)
@@ -315,14 +338,17 @@ class Answer:
             raise out_of_time() from None
         self._response = response
         try:
+            if witness is not None:
+                await witness.head(response.headers)
             if response.status_code != 200:
                 async with asyncio.timeout(stall):
                     raw = await gateway._read(response)
+                await self._account(complete=False)
                 raise gateway._refusal(response, raw)
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             if kind != "text/event-stream":
                 raise gateway._garbage(f"it answered a streaming request with {_words(kind) or 'no content type'}")
-            events = read_events(_bytes(response))
+            events = read_events(_bytes(response), witness.comment if witness is not None else None)
             async with aclosing(events):
                 while True:
                     try:
@@ -337,11 +363,35 @@ class Answer:
                     if event == b"[DONE]":
                         if self.finish_reason is None:
                             raise AnswerCut("incomplete", f"{gateway.endpoint} ended its answer early; try again")
+                        await self._account(complete=True)
                         return
-                    for delta in self._parse(event):
+                    try:
+                        deltas = self._parse(event)
+                    except AnswerCut:
+                        await self._rest(events)
+                        await self._account(complete=False)
+                        raise
+                    for delta in deltas:
                         yield delta
+        except (GeneratorExit, asyncio.CancelledError):
+            if witness is not None:
+                witness.left()
+            raise
         finally:
             await response.aclose()
+
+    async def _rest(self, events: AsyncGenerator[bytes]) -> None:
+        """After a cut, wait a moment for the receipt of what came."""
+        try:
+            async with asyncio.timeout(self._gateway._waits.receipt):
+                while self._witness is not None and not self._witness.satisfied:
+                    await anext(events)
+        except (TimeoutError, StopAsyncIteration, httpx.HTTPError, GatewayGarbage):
+            return
+
+    async def _account(self, *, complete: bool) -> None:
+        if self._witness is not None:
+            await self._witness.done(received=self.received, usage=self.usage, complete=complete)
 
     def _parse(self, event: bytes) -> list[Delta]:
         try:
@@ -365,6 +415,8 @@ class Answer:
                 words = (choice.delta.content or "") + (choice.delta.reasoning_content or "")
                 self.received += len(words.encode("utf-8", "replace")) + len(choice.delta.tool_calls)
                 self.pieces += bool(words or choice.delta.tool_calls)
+                if self._witness is not None and (words or choice.delta.tool_calls or choice.token_ids):
+                    self._witness.piece(choice.index, choice.token_ids)
             if choice.index != 0:
                 continue
             text = choice.delta.content or "" if choice.delta else ""

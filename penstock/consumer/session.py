@@ -13,6 +13,7 @@ from penstock.accrual import flow
 from penstock.consumer.funds import check_funds, lacks_gas, permits
 from penstock.consumer.gateway import Answer, Gateway
 from penstock.consumer.market import Listing
+from penstock.consumer.receipts import SessionReceipts, watch
 from penstock.consumer.tasks import to_the_end
 from penstock.errors import (
     ConfigError,
@@ -124,6 +125,7 @@ class Session:
         self._record: Record | None = None
         self._token = ""
         self._answers: list[Answer] = []
+        self._receipts: SessionReceipts | None = None
 
     # --- what the block uses ---
 
@@ -187,6 +189,7 @@ class Session:
             "messages": messages,
             "stream": True,
             "stream_options": {"include_usage": True},
+            "return_token_ids": True,
         }
         if max_tokens is not None:
             body["max_tokens"] = max_tokens
@@ -195,9 +198,20 @@ class Session:
         # A little after the stream's end: the provider's own word on why it stopped comes first.
         left = self.end - self._consumer.now() + 5
         until = asyncio.get_running_loop().time() + max(left, 1)
-        answer = self._running.chat(self._token, body | parameters, until=until)
+        answer = self._running.chat(self._token, body | parameters, until=until, witness=self.receipts.watch())
         self._answers.append(answer)
         return answer
+
+    @property
+    def receipts(self) -> SessionReceipts:
+        """What the provider has signed for its answers. Each is checked when its answer ends: ReceiptRefused there,
+        and at every further question."""
+        if self._receipts is None:
+            record = self._opened
+            self._receipts = watch(
+                self._consumer, self.listing, self._running, record.key, record.start, lambda: self._token
+            )
+        return self._receipts
 
     async def top_up(self, seconds: int) -> int:
         """Pay for more time, from the vault balance, then the wallet. Needs gas. Returns the stream's new end.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 from penstock.errors import GatewayGarbage
 
@@ -10,8 +10,11 @@ MAX_EVENT = 1024 * 1024
 """Bytes of one event at most."""
 
 
-async def read_events(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-    """The data of each event; comments and other fields are passed over. Lines end in LF, CRLF or CR.
+async def read_events(
+    pieces: AsyncIterator[bytes], on_comment: Callable[[bytes], None] | None = None
+) -> AsyncGenerator[bytes]:
+    """The data of each event; other fields are passed over, and comments given to `on_comment`, without their colon.
+    Lines end in LF, CRLF or CR.
 
     An event that the connection's end cuts off is dropped, as the standard says. GatewayGarbage where an event
     is longer than any should be.
@@ -36,6 +39,8 @@ async def read_events(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
                 value = line[6:] if line.startswith(b"data: ") else line[5:]
                 data.append(value)
                 size += len(value)
+            elif line.startswith(b":") and on_comment is not None:
+                on_comment(line[1:])
         if size + len(rest) > MAX_EVENT:
             raise GatewayGarbage(f"the provider sent an event of more than {MAX_EVENT} bytes; choose another provider")
     if rest == b"\r" and data:

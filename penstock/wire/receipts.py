@@ -32,6 +32,8 @@ ACCEPT_TYPE = keccak(
 RECEIPT_HEADER = "penstock-receipt"
 """Of an answer given at once. Of a streamed one, the name of the comment line that carries it."""
 ACCEPT_HEADER = "penstock-accept"
+RECEIPTS_PATH = "/v1/penstock/receipts"
+"""There a provider gives its receipts again, each by its hash."""
 NOTHING = "0x" + "00" * 32
 """As `previous`: the first of its session. As `output_hash`: the engine told no token ids."""
 _RECEIPT_KINDS = ["address", "bytes32", "bytes32", "uint40", "uint32", "bytes32", "bytes32", "uint32", "uint32"]

@@ -75,6 +75,7 @@ async def test_pays_coins_by_the_second_and_gets_the_rest_back(market: Market, c
             "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What?"}],
             "stream": True,
             "stream_options": {"include_usage": True},
+            "return_token_ids": True,
             "max_tokens": 9,
             "temperature": 0,
         }
