@@ -5,12 +5,13 @@
 @license MIT
 @notice Who sells inference on Penstock, where, and at what price. There is no admin: a provider's records
     are changed by its owner alone, an offer's terms by nobody, and anyone may take an offer off the
-    market whose provider has lost its stake.
+    market whose provider's stake no longer covers what it has on the market.
 
     What holds, each with its test:
     - a provider's id never changes, and never names another provider;
     - an offer's id is the hash of its terms, so that a message that names an offer names its price;
     - every signer that a provider ever had stays on record with its dates;
+    - an offer comes on the market only where the stake covers it and all that its provider has there;
     - the price indexes hold the active offers, and nothing else.
 @dev Moves no money, and calls nobody but the staking contract's views. It and the staking contract name
     each other: each is deployed with the other's address to come.
@@ -36,7 +37,7 @@ _STAKING: immutable(address)
 
 @deploy
 def __init__(staking: address):
-    """@param staking The contract that knows who has the minimum stake; it may not exist yet."""
+    """@param staking The contract that knows whose stake covers what; it may not exist yet."""
     assert staking != empty(address), "registry: zero staking contract"
     _STAKING = staking
 
@@ -120,22 +121,22 @@ def accept_ownership(provider: address):
 @external
 def create_offer(provider: address, terms: IRegistry.Terms) -> bytes32:
     """
-    @notice Publish an active offer. Needs the minimum stake. Owner only.
+    @notice Publish an active offer. The stake must cover its slots beside those active already. Owner only.
     @return Its id, `offer_id_of(provider, terms)`.
     """
     self._require_owner(provider)
-    self._require_stake(provider)
+    self._require_cover(provider, terms.slots)
     return listings._create(provider, terms)
 
 
 @external
 def set_offer_active(offer_id: bytes32, active: bool):
-    """@notice Take an offer off the market, or put it back (which needs the minimum stake). Owner only."""
+    """@notice Take an offer off the market, or put it back (which needs stake as creating it did). Owner only."""
     provider: address = self._provider_of(offer_id)
     self._require_owner(provider)
     if active:
-        self._require_stake(provider)
         assert not listings._is_active(offer_id), "registry: offer already active"
+        self._require_cover(provider, listings._slots(offer_id))
         listings._list(offer_id)
     else:
         assert listings._is_active(offer_id), "registry: offer not active"
@@ -145,10 +146,10 @@ def set_offer_active(offer_id: bytes32, active: bool):
 
 @external
 def delist(offer_id: bytes32):
-    """@notice Anyone may take an offer off the market whose provider has lost its minimum stake."""
+    """@notice Anyone may take an offer off the market whose provider's stake no longer covers all its active ones."""
     provider: address = self._provider_of(offer_id)
     assert listings._is_active(offer_id), "registry: offer not active"
-    assert not staticcall IStaking(_STAKING).has_minimum(provider), "registry: provider has its stake"
+    assert not self._covered(provider, 0), "registry: provider has its stake"
     listings._unlist(offer_id)
     log IRegistry.OfferActiveChanged(offer_id=offer_id, provider=provider, active=False)
 
@@ -191,6 +192,13 @@ def owner_of(provider: address) -> address:
 def active_offers_of(provider: address) -> uint32:
     """@return How many of the provider's offers are on the market."""
     return convert(listings._active_count(provider), uint32)
+
+
+@external
+@view
+def active_slots_of(provider: address) -> uint64:
+    """@return Slots of the provider's active offers together, which its stake must cover; 0: it has none."""
+    return listings._active_slots(provider)
 
 
 @external
@@ -282,8 +290,8 @@ def active_offers(
 @view
 def cheapest_offer(model: String[96], token: address, basis: IRegistry.Basis) -> (bytes32, uint96):
     """
-    @notice The lowest-priced active offer whose provider has the minimum stake; among equals the oldest.
-        Reverts where more than 15 cheaper ones lack it: they are to be delisted, by anyone.
+    @notice The lowest-priced active offer of a provider whose stake covers its active ones; among equals the
+        oldest. Reverts where more than 15 cheaper ones lack that: they are to be delisted, by anyone.
     @return Its id and price in this basis; (0, 0) where there is none.
     """
     key: bytes32 = listings._key(keccak256(model), token, listings._side(basis))
@@ -293,7 +301,7 @@ def cheapest_offer(model: String[96], token: address, basis: IRegistry.Basis) ->
         if entry == 0:
             return empty(bytes32), 0
         id: bytes32 = listings._ids[entry & price_index.MASK_32]
-        if staticcall IStaking(_STAKING).has_minimum(listings._provider_of(id)):
+        if self._covered(listings._provider_of(id), 0):
             return id, convert(entry >> 32, uint96)
     raise "registry: delist what has no stake"
 
@@ -301,7 +309,7 @@ def cheapest_offer(model: String[96], token: address, basis: IRegistry.Basis) ->
 @external
 @view
 def staking() -> address:
-    """@return The contract that knows who has the minimum stake."""
+    """@return The contract that knows whose stake covers what."""
     return _STAKING
 
 
@@ -316,8 +324,17 @@ def _require_owner(provider: address):
 
 @internal
 @view
-def _require_stake(provider: address):
-    assert staticcall IStaking(_STAKING).has_minimum(provider), "registry: below the minimum stake"
+def _require_cover(provider: address, slots: uint32):
+    assert self._covered(provider, slots), "registry: too little stake for the slots"
+
+
+@internal
+@view
+def _covered(provider: address, more: uint32) -> bool:
+    """@return True where the stake covers the provider's active offers and `more` slots."""
+    # No overflow: fewer than 2**32 offers, of fewer than 2**32 slots each.
+    slots: uint64 = unsafe_add(listings._active_slots(provider), convert(more, uint64))
+    return staticcall IStaking(_STAKING).covers(provider, slots)
 
 
 @internal

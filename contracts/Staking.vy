@@ -10,8 +10,10 @@
     What holds, each with its test:
     - the contract holds, of its asset, at least the sum of all stakes and queues;
     - only the provider's owner takes stake out, and only after the whole period;
-    - only the slasher, fixed at deployment, takes it otherwise; where it is zero, nobody ever can;
-    - a provider with an active offer has the minimum staked, unless it was slashed.
+    - only the slasher, fixed at deployment, takes it otherwise or freezes it; where it is zero, nobody ever can;
+    - a provider with an active offer has the minimum staked, and the cover of every active slot, unless it
+      was slashed;
+    - what is frozen stays until the slasher takes it or lets it go, and holds back nothing beyond itself.
 @dev Checks, effects, interactions; the lock is a second line of defence. Coins come in by `stake` alone.
     Coins or tokens that arrive by other ways belong to nobody and stay. An asset whose balances shrink by
     themselves is not supported.
@@ -42,27 +44,35 @@ MASK_128: constant(uint256) = 2**128 - 1
 _REGISTRY: immutable(address)
 _ASSET: immutable(address)
 _MINIMUM: immutable(uint256)  # base units
+_COVER_PER_SLOT: immutable(uint256)  # base units
 _SLASHER: immutable(address)
 
 _words: HashMap[address, uint256]  # provider -> word as above
 _queues: HashMap[address, HashMap[uint256, uint256]]  # provider -> index -> word as above
+_frozen: HashMap[address, uint256]  # provider -> base units; may be more than it has left
 
 
 @deploy
-def __init__(registry: address, asset: address, minimum_stake: uint256, slasher: address):
+def __init__(
+    registry: address, asset: address, minimum_stake: uint256, cover_per_slot: uint256, slasher: address
+):
     """
     @param registry The contract that knows owners and offers; it may not exist yet.
     @param asset The token staked; zero: the native coin.
-    @param minimum_stake Base units of the asset that a listed provider has bonded; above 0.
-    @param slasher The only one that may slash; zero: nobody, ever.
+    @param minimum_stake Base units of the asset that a provider with an active offer has bonded; above 0.
+    @param cover_per_slot Base units that it has bonded for each slot of its active offers; above 0.
+    @param slasher The only one that may slash and freeze, which may not exist yet; zero: nobody, ever.
     """
     assert registry != empty(address), "staking: zero registry"
     assert asset == assets.NATIVE or asset.is_contract, "staking: asset is not a contract"
     assert minimum_stake > 0, "staking: zero minimum"
     assert minimum_stake <= MASK_128, "staking: minimum too large"
+    assert cover_per_slot > 0, "staking: zero cover"
+    assert cover_per_slot <= MASK_128, "staking: cover too large"
     _REGISTRY = registry
     _ASSET = asset
     _MINIMUM = minimum_stake
+    _COVER_PER_SLOT = cover_per_slot
     _SLASHER = slasher
 
 
@@ -97,8 +107,8 @@ def stake(provider: address, amount: uint256):
 @external
 def request_unbond(provider: address, amount: uint256):
     """
-    @notice Move stake to the exit queue, which holds 16 requests. Owner only. Below the minimum only with
-        no active offer.
+    @notice Move stake to the exit queue, which holds 16 requests. Owner only. What covers the active offers
+        stays; with none, all may go.
     @param amount Base units.
     """
     self._require_owner(provider)
@@ -107,9 +117,8 @@ def request_unbond(provider: address, amount: uint256):
     bonded: uint256 = word & MASK_128
     assert amount <= bonded, "staking: more than is staked"
     bonded -= amount
-    if bonded < _MINIMUM:
-        active: uint32 = staticcall IRegistry(_REGISTRY).active_offers_of(provider)
-        assert active == 0, "staking: active offers need the minimum"
+    slots: uint64 = staticcall IRegistry(_REGISTRY).active_slots_of(provider)
+    assert slots == 0 or self._covers(bonded, slots), "staking: active offers need their cover"
     head: uint256 = (word >> 128) & MASK_64
     tail: uint256 = word >> 192
     assert tail - head < MAX_QUEUE, "staking: exit queue is full"
@@ -139,9 +148,18 @@ def cancel_unbond(provider: address):
 
 @external
 def withdraw(provider: address, to: address):
-    """@notice Pay out all that has been in the queue for the whole period. Owner only."""
+    """
+    @notice Pay out what has been in the queue for the whole period, oldest first. Owner only. What is frozen
+        stays behind, in the queue or bonded, and nothing more.
+    """
     self._require_owner(provider)
     assert to != empty(address), "staking: zero receiver"
+    free: uint256 = max_value(uint256)
+    frozen: uint256 = self._frozen[provider]
+    if frozen > 0:
+        free = self._slashable(provider)
+        free -= min(free, frozen)
+        assert free > 0, "staking: all of it is frozen"
     word: uint256 = self._words[provider]
     head: uint256 = (word >> 128) & MASK_64
     tail: uint256 = word >> 192
@@ -149,9 +167,13 @@ def withdraw(provider: address, to: address):
     amount: uint256 = 0
     for i: uint256 in range(head, tail, bound=MAX_QUEUE):
         entry: uint256 = self._queues[provider][i]
-        if block.timestamp < entry >> 128:
+        if block.timestamp < entry >> 128 or amount == free:
             break
-        amount += entry & MASK_128
+        cut: uint256 = min(entry & MASK_128, free - amount)
+        amount += cut
+        if cut < entry & MASK_128:
+            self._queues[provider][i] = entry - cut
+            break
         self._queues[provider][i] = 0
         first = i + 1
     assert amount > 0, "staking: nothing to withdraw yet"
@@ -167,7 +189,7 @@ def withdraw(provider: address, to: address):
 def slash(provider: address, amount: uint256, to: address) -> uint256:
     """
     @notice Take stake for a proven fault: bonded first, then the queue from its youngest entry, which has
-        longest to wait. Slasher only.
+        longest to wait. Slasher only. Frozen stake may be taken, and stays counted as frozen until `unfreeze`.
     @param amount Base units.
     @param to Who receives it; if it refuses, nothing is taken.
     @return What was taken, at most `amount`; 0 where there is nothing to take.
@@ -201,6 +223,32 @@ def slash(provider: address, amount: uint256, to: address) -> uint256:
     return taken
 
 
+@external
+def freeze(provider: address, amount: uint256):
+    """
+    @notice Keep `amount` more of the provider's stake from being withdrawn, even where it has less: then all
+        of it, and what comes later, up to that. Slasher only.
+    @param amount Base units.
+    """
+    assert msg.sender == _SLASHER, "staking: not the slasher"
+    frozen: uint256 = self._frozen[provider] + amount
+    self._frozen[provider] = frozen
+    log IStaking.StakeFrozen(provider=provider, amount=amount, frozen=frozen)
+
+
+@external
+def unfreeze(provider: address, amount: uint256):
+    """
+    @notice Take back `amount` of what was frozen. Slasher only.
+    @param amount Base units.
+    """
+    assert msg.sender == _SLASHER, "staking: not the slasher"
+    frozen: uint256 = self._frozen[provider]
+    assert amount <= frozen, "staking: more than is frozen"
+    self._frozen[provider] = frozen - amount
+    log IStaking.StakeUnfrozen(provider=provider, amount=amount, frozen=frozen - amount)
+
+
 # --- views ---------------------------------------------------------------------------------------
 
 
@@ -215,14 +263,21 @@ def stake_of(provider: address) -> uint256:
 @view
 def slashable(provider: address) -> uint256:
     """@return Bonded stake and queue together."""
-    return (self._words[provider] & MASK_128) + self._queued(provider)
+    return self._slashable(provider)
 
 
 @external
 @view
-def has_minimum(provider: address) -> bool:
-    """@return True where the bonded stake is at least the minimum."""
-    return self._words[provider] & MASK_128 >= _MINIMUM
+def frozen(provider: address) -> uint256:
+    """@return What `withdraw` leaves in bonded stake and queue together; may be more than there is."""
+    return self._frozen[provider]
+
+
+@external
+@view
+def covers(provider: address, slots: uint64) -> bool:
+    """@return True where the bonded stake is at least the minimum, and at least the cover of so many slots."""
+    return self._covers(self._words[provider] & MASK_128, slots)
 
 
 @external
@@ -244,8 +299,15 @@ def unbonding(provider: address) -> DynArray[IStaking.Unbonding, MAX_QUEUE]:
 @external
 @view
 def minimum_stake() -> uint256:
-    """@return Base units that a listed provider has bonded."""
+    """@return Base units that a provider with an active offer has bonded, however few its slots."""
     return _MINIMUM
+
+
+@external
+@view
+def cover_per_slot() -> uint256:
+    """@return Base units bonded for each slot of the active offers; what a fault costs is counted in it."""
+    return _COVER_PER_SLOT
 
 
 @external
@@ -265,7 +327,7 @@ def asset() -> address:
 @external
 @view
 def slasher() -> address:
-    """@return The only contract that may slash; the zero address: none."""
+    """@return The only contract that may slash and freeze; the zero address: none."""
     return _SLASHER
 
 
@@ -283,6 +345,18 @@ def registry() -> address:
 @view
 def _require_owner(provider: address):
     assert msg.sender == staticcall IRegistry(_REGISTRY).owner_of(provider), "staking: not the owner"
+
+
+@internal
+@view
+def _covers(bonded: uint256, slots: uint64) -> bool:
+    return bonded >= max(_MINIMUM, convert(slots, uint256) * _COVER_PER_SLOT)
+
+
+@internal
+@view
+def _slashable(provider: address) -> uint256:
+    return (self._words[provider] & MASK_128) + self._queued(provider)
 
 
 @internal

@@ -15,6 +15,11 @@
         region   its bytes, from the highest
         model
     An origin of zero means that there is no such offer.
+
+    What is counted of a provider, from the lowest bit:
+        for sale    32 bits  offers
+        ever made   32 bits  offers
+        slots       64 bits  of the offers for sale together: fewer than 2**32 of them, of less than 2**32 each
 """
 
 from . import price_index
@@ -45,7 +50,7 @@ struct Stored:
 _offers: HashMap[bytes32, Stored]
 _ids: HashMap[uint256, bytes32]  # number -> id, in order of creation
 _offer_count: uint256
-_counts: HashMap[address, uint256]  # provider -> offers for sale | offers ever made << 32
+_counts: HashMap[address, uint256]  # provider -> word as above
 _numbers: HashMap[address, uint256[MAX_OFFERS // 8 + 1]]  # provider -> numbers of its offers, eight to a word
 
 
@@ -116,7 +121,7 @@ def _create(provider: address, terms: IRegistry.Terms) -> bytes32:
     self._ids[number] = id
     self._offer_count = number + 1
     counts: uint256 = self._counts[provider]
-    made: uint256 = counts >> 32
+    made: uint256 = (counts >> 32) & MASK_32
     self._numbers[provider][made >> 3] |= number << ((made & 7) << 5)
     self._counts[provider] = counts + (1 << 32)
 
@@ -144,7 +149,7 @@ def _list(id: bytes32):
         price_index._insert(self._key(model, token, SECOND), SECOND, rate, number)
     if completion_price > 0:
         price_index._insert(self._key(model, token, TOKEN), TOKEN, completion_price, number)
-    self._counts[convert(offer.origin & MASK_160, address)] += 1
+    self._counts[convert(offer.origin & MASK_160, address)] += 1 | (((offer.by_time >> 192) & MASK_32) << 64)
 
 
 @internal
@@ -158,13 +163,27 @@ def _unlist(id: bytes32):
         price_index._remove(self._key(model, token, SECOND), SECOND, number)
     if offer.by_unit >> 160 > 0:
         price_index._remove(self._key(model, token, TOKEN), TOKEN, number)
-    self._counts[convert(offer.origin & MASK_160, address)] -= 1
+    self._counts[convert(offer.origin & MASK_160, address)] -= 1 | (((offer.by_time >> 192) & MASK_32) << 64)
 
 
 @internal
 @view
 def _active_count(provider: address) -> uint256:
     return self._counts[provider] & MASK_32
+
+
+@internal
+@view
+def _active_slots(provider: address) -> uint64:
+    """@return Of the provider's offers for sale together."""
+    return convert(self._counts[provider] >> 64, uint64)
+
+
+@internal
+@view
+def _slots(id: bytes32) -> uint32:
+    """@return 0 where there is no such offer."""
+    return convert((self._offers[id].by_time >> 192) & MASK_32, uint32)
 
 
 @internal
@@ -210,7 +229,7 @@ def _page(start: uint256, limit: uint256) -> DynArray[bytes32, 100]:
 @view
 def _page_of(provider: address, start: uint256, limit: uint256) -> DynArray[bytes32, 100]:
     page: DynArray[bytes32, 100] = []
-    count: uint256 = self._counts[provider] >> 32
+    count: uint256 = (self._counts[provider] >> 32) & MASK_32
     for i: uint256 in range(100):
         if i >= limit or start >= count or i >= count - start:
             break
