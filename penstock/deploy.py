@@ -44,6 +44,9 @@ from penstock.wire.eip712 import stream_pay_domain
 MINIMUM_STAKE = 10**17
 """What a provider must have staked to list offers, in base units of the chain's coin, unless told otherwise."""
 
+SLOTS_BY_THE_MINIMUM = 10
+"""How many slots the minimum stake covers, unless told otherwise."""
+
 _MINED_WITHIN = 120.0
 """Seconds."""
 
@@ -56,21 +59,26 @@ def deploy(
     *,
     guardian: str | None = None,
     minimum_stake: int = MINIMUM_STAKE,
+    cover_per_slot: int | None = None,
     permit2: str | None = None,
 ) -> Deployment:
     """Staking, Registry and StreamPay, on a local chain the token TestUSD too; every immutable is read back.
 
     `guardian` may pause opens and top-ups: the deploying account unless given, the zero address for nobody.
+    `cover_per_slot` is what a provider must have staked for each slot on offer: a tenth of the minimum unless given.
     `permit2` is Uniswap's where this chain is known to have it. Nothing is written to disk. Raises ChainError.
     """
     chain_id = networks.provider.chain_id
     guardian = address(guardian if guardian is not None else str(account.address))
     permit2 = address(permit2) if permit2 is not None else _permit2(chain_id)
+    if cover_per_slot is None:
+        cover_per_slot = max(1, minimum_stake // SLOTS_BY_THE_MINIMUM)
     with _said_plainly("deploying"):
-        # Each of the two names the other, so that an address is computed before the contract is there.
+        # They name each other, so that addresses are computed before the contracts are there.
         registry_address = _created(account, account.nonce + 1)
+        slasher = ZERO_ADDRESS
         planned: list[tuple[ContractContainer, list[object]]] = [
-            (project.Staking, [registry_address, ZERO_ADDRESS, minimum_stake, ZERO_ADDRESS]),
+            (project.Staking, [registry_address, ZERO_ADDRESS, minimum_stake, cover_per_slot, slasher]),
             (project.Registry, [_created(account, account.nonce)]),
             (project.StreamPay, [guardian, permit2]),
         ]
@@ -84,7 +92,8 @@ def deploy(
                 "registry": registry.address,
                 "asset": ZERO_ADDRESS,
                 "minimum_stake": minimum_stake,
-                "slasher": ZERO_ADDRESS,
+                "cover_per_slot": cover_per_slot,
+                "slasher": slasher,
             },
         }
         made = {"StreamPay": stream_pay, "Registry": registry, "Staking": staking}
@@ -227,6 +236,7 @@ class Status:
     providers: int
     offers: int
     minimum_stake: int
+    cover_per_slot: int
     held: Mapping[str, tuple[int, int]]
     """By symbol, what StreamPay holds: base units, and the token's decimals."""
 
@@ -245,6 +255,7 @@ def status(deployment: Deployment) -> Status:
             providers=_read(registry, "Registry", "provider_count"),
             offers=_read(registry, "Registry", "offer_count"),
             minimum_stake=_read(staking, "Staking", "minimum_stake"),
+            cover_per_slot=_read(staking, "Staking", "cover_per_slot"),
             held=held,
         )
 

@@ -201,10 +201,12 @@ async def _status(connection: Connection, as_json: bool) -> None:
 
     from penstock.types import NATIVE
     from penstock.units import format_amount
+    from provider.market import needed_stake
 
     chain, me = connection.chain, connection.account.address
     provider = await chain.provider(me)
-    stake, minimum = await chain.stake_of(me), await chain.minimum_stake()
+    slots = sum(offer.terms.slots for offer in await chain.offers_of(me) if offer.active)
+    stake, (needed, why) = await chain.stake_of(me), await needed_stake(chain, slots)
     try:
         timeout = aiohttp.ClientTimeout(total=5)
         async with aiohttp.ClientSession(timeout=timeout) as http, http.get(f"{provider.endpoint}/ready") as answer:
@@ -216,7 +218,7 @@ async def _status(connection: Connection, as_json: bool) -> None:
         "endpoint": provider.endpoint,
         "payee": provider.payee,
         "stake": str(stake),
-        "minimum_stake": str(minimum),
+        "needed_stake": str(needed),
         "active_offers": provider.active_offers,
         "gas_money": str(await chain.native_balance(me)),
         "gateway": gateway,
@@ -232,7 +234,7 @@ async def _status(connection: Connection, as_json: bool) -> None:
     if "slots" in gateway:
         print(f"sessions   {gateway['sessions']} of {gateway['slots']}, {gateway['running']} answers running")
     print(f"payee      {provider.payee}")
-    print(f"stake      {format_amount(stake, 18, native)} (minimum {format_amount(minimum, 18, native)})")
+    print(f"stake      {format_amount(stake, 18, native)} (needed {format_amount(needed, 18, native)}: {why})")
     print(f"gas money  {format_amount(int(found['gas_money']), 18, native)}")
     print(f"offers     {provider.active_offers} on the market")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from penstock.chain.port import Account, Chain
-from penstock.errors import ConfigError, NotFound
+from penstock.errors import ConfigError, InsufficientFunds, NotFound
 from penstock.types import NATIVE, Address, Offer, OfferId, Provider, Receipt, Service, Terms, address
 from penstock.units import format_amount, format_rate, parse_amount, parse_rate
 from provider.settings import Settings
@@ -117,15 +117,17 @@ async def enter(
     first_block: int,
     say: Say,
 ) -> Seller:
-    """Register, stake and list whatever is not so yet. Active offers that are no longer wanted are taken off the
-    market; where none is wanted the listed ones stay."""
+    """Register, stake what covers the offers' slots, and list, whatever is not so yet. Active offers that are no
+    longer wanted are taken off the market; where none is wanted the listed ones stay. InsufficientFunds where the
+    account cannot pay the stake."""
     provider = await _register(chain, account, settings, endpoint, say)
-    await _stake(chain, account, provider.id, say)
     for offer in await chain.offers_of(provider.id):
         if wanted and offer.active and offer.terms not in wanted:
             await chain.set_offer_active(account, offer.id, False)
             say(f"took offer {offer.id[:10]} off the market")
     listed = {offer.id: offer for offer in await chain.offers_of(provider.id)}
+    sold = wanted or [offer.terms for offer in listed.values() if offer.active]
+    await _stake(chain, account, provider.id, sum(terms.slots for terms in sold), say)
     for terms in wanted:
         offer_id = terms.offer_id(provider.id)
         token = await chain.token(terms.token)
@@ -166,10 +168,28 @@ async def _register(chain: Chain, account: Account, settings: Settings, endpoint
     return provider
 
 
-async def _stake(chain: Chain, account: Account, provider: Address, say: Say) -> None:
-    lacking = await chain.minimum_stake() - await chain.stake_of(provider)
-    if lacking > 0:
-        _said(say, await chain.stake(account, provider, lacking), f"staked {format_amount(lacking, 18)}")
+async def needed_stake(chain: Chain, slots: int) -> tuple[int, str]:
+    """What a provider must have staked to offer so many slots, all its offers together: base units, and why."""
+    minimum, each = await chain.minimum_stake(), await chain.cover_per_slot()
+    if slots * each <= minimum:
+        return minimum, "the minimum"
+    return slots * each, f"{slots} slots on offer, {format_amount(each, 18)} for each"
+
+
+async def _stake(chain: Chain, account: Account, provider: Address, slots: int, say: Say) -> None:
+    needed, why = await needed_stake(chain, slots)
+    lacking = needed - await chain.stake_of(provider)
+    if lacking <= 0:
+        return
+    has = await chain.native_balance(account.address)
+    if has < lacking:
+        raise InsufficientFunds(
+            f"the offers need a stake of {format_amount(needed, 18)} ({why}), and {account.address} has "
+            f"{format_amount(has, 18)} of the {format_amount(lacking, 18)} that are lacking: send it coins, or sell "
+            "fewer --slots or offers"
+        )
+    said = f"staked {format_amount(lacking, 18)}, now {format_amount(needed, 18)}: {why}"
+    _said(say, await chain.stake(account, provider, lacking), said)
 
 
 def _address_setting(text: str, name: str) -> Address:

@@ -30,6 +30,9 @@ from penstock.units import format_amount, parse_amount
 @click.option("--guardian", help="Who may pause opens and top-ups: an address, or none. [default: the account]")
 @click.option("--minimum-stake", help="Coins that a provider must stake to list offers. [default: 0.1]")
 @click.option(
+    "--cover-per-slot", help="Coins that it must stake for each slot on offer. [default: a tenth of the minimum]"
+)
+@click.option(
     "--deployment",
     "path",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -42,6 +45,7 @@ def cli(
     account: str | None,
     guardian: str | None,
     minimum_stake: str | None,
+    cover_per_slot: str | None,
     path: Path | None,
     replace: bool,
     as_json: bool,
@@ -55,6 +59,8 @@ def cli(
         wanted["guardian"] = ZERO_ADDRESS if guardian == "none" else guardian
     if minimum_stake:
         wanted["minimum_stake"] = str(parse_amount(minimum_stake, 18))
+    if cover_per_slot:
+        wanted["cover_per_slot"] = str(parse_amount(cover_per_slot, 18))
 
     deployment = None if replace else deployer.recorded(path)
     if is_new := deployment is None:
@@ -64,6 +70,7 @@ def cli(
             deployer.ape_account(account or "test:0"),
             guardian=wanted.get("guardian"),
             minimum_stake=int(wanted.get("minimum_stake", deployer.MINIMUM_STAKE)),
+            cover_per_slot=int(wanted["cover_per_slot"]) if cover_per_slot else None,
         )
         deployment.save(path)
     else:
@@ -92,5 +99,6 @@ def show(deployment: Deployment, path: Path, is_new: bool) -> None:
         click.echo(f"  {symbol:<10} {token}")
     staking, stream_pay = deployment.contracts["Staking"], deployment.contracts["StreamPay"]
     click.echo(f"  guardian {stream_pay.arguments['guardian']}")
-    click.echo(f"  minimum stake {format_amount(int(staking.arguments['minimum_stake']), 18)} coins")
+    for name in ("minimum_stake", "cover_per_slot"):
+        click.echo(f"  {name.replace('_', ' ')} {format_amount(int(staking.arguments[name]), 18)} coins")
     click.echo(f"Recorded in {path}")

@@ -68,6 +68,7 @@ def status(path: Path | None, as_json: bool) -> None:
     click.echo(f"providers      {found.providers}")
     click.echo(f"offers         {found.offers}")
     click.echo(f"minimum stake  {format_amount(found.minimum_stake, 18)}")
+    click.echo(f"cover per slot {format_amount(found.cover_per_slot, 18)}")
     for symbol, (amount, decimals) in found.held.items():
         click.echo(f"held           {format_amount(amount, decimals, symbol)}")
 

@@ -92,6 +92,7 @@ from penstock.wire.eip712 import (
 START = 1_800_000_000
 """The first block's timestamp, where no clock is given."""
 MINIMUM_STAKE = 10**17
+COVER_PER_SLOT = MINIMUM_STAKE // 10
 GAS = 60_000
 """Of every transaction."""
 GAS_PRICE = 10**9
@@ -147,6 +148,7 @@ class FakeChain:
         chain_id: int = LOCAL_CHAIN_ID,
         clock: Callable[[], int] | None = None,
         minimum_stake: int = MINIMUM_STAKE,
+        cover_per_slot: int = COVER_PER_SLOT,
     ) -> None:
         """`clock` gives Unix seconds; without one, time moves by `advance` alone."""
         self.chain_id = chain_id
@@ -155,6 +157,7 @@ class FakeChain:
         self.staking = _place("Staking")
         self._clock = clock
         self._minimum_stake = minimum_stake
+        self._cover_per_slot = cover_per_slot
         self._made = 0
         first = Block(0, self._hash(), "0x" + "00" * 32, clock() if clock else START)
         self._blocks = [_Mined(first, _State())]
@@ -285,12 +288,12 @@ class FakeChain:
         ]
 
     async def cheapest_offer(self, model: str, token: Address, basis: Basis) -> Offer | None:
-        stakes = (await self._latest()).state.stakes
+        state = (await self._latest()).state
         found = await self.active_offers(model, token, basis)
         for tried, offer in enumerate(sorted(found, key=lambda offer: (_price(offer, basis), offer.number))):
             if tried == _MAX_UNBACKED:
                 raise Reverted("registry: delist what has no stake", doing="reading cheapest_offer")
-            if stakes.get(offer.provider, 0) >= self._minimum_stake:
+            if self._covers(state, offer.provider, _active_slots(state, offer.provider)):
                 return offer
         return None
 
@@ -300,6 +303,13 @@ class FakeChain:
     async def minimum_stake(self) -> int:
         await self._latest()
         return self._minimum_stake
+
+    async def cover_per_slot(self) -> int:
+        await self._latest()
+        return self._cover_per_slot
+
+    async def covers(self, provider: Address, slots: int) -> bool:
+        return self._covers((await self._latest()).state, provider, slots)
 
     # --- reading: StreamPay ---
 
@@ -553,7 +563,7 @@ class FakeChain:
             for text, most in ((terms.model, 96), (terms.quantization, 16), (terms.region, 32)):
                 _require_text(text, most)
             found = pay.owned(provider)
-            self._require_stake(pay, provider)
+            self._require_cover(pay, provider, terms.slots)
             _require(len(terms.model) > 0, "registry: empty model")
             _require(terms.slots > 0, "registry: zero slots")
             _require(terms.context_length > 0, "registry: zero context length")
@@ -573,8 +583,8 @@ class FakeChain:
                 raise _Refused("registry: no such offer")
             provider = pay.owned(found.provider)
             if active:
-                self._require_stake(pay, found.provider)
                 _require(not found.active, "registry: offer already active")
+                self._require_cover(pay, found.provider, found.terms.slots)
             else:
                 _require(found.active, "registry: offer not active")
             pay.state.offers[offer] = replace(found, active=active)
@@ -583,9 +593,12 @@ class FakeChain:
 
         return await self._transact(owner, "changing whether the offer is for sale", act)
 
-    def _require_stake(self, pay: _StreamPay, provider: Address) -> None:
-        enough = pay.state.stakes.get(provider, 0) >= self._minimum_stake
-        _require(enough, "registry: below the minimum stake")
+    def _require_cover(self, pay: _StreamPay, provider: Address, slots: int) -> None:
+        enough = self._covers(pay.state, provider, _active_slots(pay.state, provider) + slots)
+        _require(enough, "registry: too little stake for the slots")
+
+    def _covers(self, state: _State, provider: Address, slots: int) -> bool:
+        return state.stakes.get(provider, 0) >= max(self._minimum_stake, slots * self._cover_per_slot)
 
     # --- domains ---
 
@@ -978,6 +991,10 @@ def _require(condition: bool, reason: str) -> None:
 def _require_text(text: str, most: int) -> None:
     """The contracts' bound on strings: bytes."""
     _require(len(text.encode()) <= most, "no reason given")
+
+
+def _active_slots(state: _State, provider: Address) -> int:
+    return sum(offer.terms.slots for offer in state.offers.values() if offer.active and offer.provider == provider)
 
 
 def _price(offer: Offer, basis: Basis) -> int:

@@ -106,7 +106,17 @@ class Chain(Protocol):
 
     async def stake_of(self, provider: Address) -> int: ...
 
-    async def minimum_stake(self) -> int: ...
+    async def minimum_stake(self) -> int:
+        """What a provider with an active offer must have staked, however few its slots: base units."""
+        ...
+
+    async def cover_per_slot(self) -> int:
+        """What it must have staked for each slot of its active offers: base units."""
+        ...
+
+    async def covers(self, provider: Address, slots: int) -> bool:
+        """Whether its stake is at least the minimum, and at least the cover of so many slots."""
+        ...
 
     # --- reading: StreamPay ---
 

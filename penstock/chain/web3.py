@@ -255,6 +255,12 @@ class Web3Chain:
     async def minimum_stake(self) -> int:
         return int(await self._view(self.staking, interface("Staking")["minimum_stake"]))
 
+    async def cover_per_slot(self) -> int:
+        return int(await self._view(self.staking, interface("Staking")["cover_per_slot"]))
+
+    async def covers(self, provider: Address, slots: int) -> bool:
+        return bool(await self._view(self.staking, interface("Staking")["covers"], provider, slots))
+
     # --- reading: StreamPay ---
 
     async def vault_balance(self, token: Address, account: Address) -> int:

@@ -233,7 +233,7 @@ async def test_the_other_commands(stage: Stage, node: Node, chain: Web3Chain) ->
         assert status.returncode == 0, status.stderr
         found = json.loads(status.stdout)
         assert (found["endpoint"], found["gateway"]["status"]) == (running.endpoint, "ready")
-        assert int(found["stake"]) >= int(found["minimum_stake"]) > 0
+        assert int(found["stake"]) >= int(found["needed_stake"]) > 0
         listed = stage.command("offers", "--json")
         (offer,) = [json.loads(line) for line in listed.stdout.splitlines()]
         assert (offer["id"], offer["active"], offer["model"]) == (buyer.offer.id, True, MODEL)
