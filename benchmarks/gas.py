@@ -179,7 +179,7 @@ def _market(chain: Chain, deploy: Deploy) -> dict[str, int]:
     deployer = chain.accounts[0]
     nonce = int(chain.rpc("eth_getTransactionCount", deployer, "latest"), 16)
     registry_to_come = contract_address(deployer, nonce + 1)
-    staking = deploy("Staking", registry_to_come, NATIVE, COIN, NATIVE)
+    staking = deploy("Staking", registry_to_come, NATIVE, COIN, COIN // 10_000, NATIVE)
     registry = deploy("Registry", staking.address)
     assert registry.address == registry_to_come
     gas: dict[str, int] = {}

@@ -18,6 +18,8 @@ INFERENCE, AUDIT, DATA = 1, 2, 4
 SECOND, TOKEN = 1, 2
 MINIMUM = 10**18
 """The minimum stake of the pair under test, base units."""
+COVER = MINIMUM // 1_000
+"""What each active slot needs, base units."""
 PERIOD = 21 * 24 * 3600
 """The unbonding period, seconds."""
 ENDPOINT = "https://gpu.example/v1"
@@ -114,6 +116,12 @@ class Market:
     def slash(self, provider: str, amount: int = MINIMUM) -> Receipt:
         return self.staking.slash(provider, amount, Actor("burner"), sender=self.staking.slasher())
 
+    def freeze(self, provider: str, amount: int) -> Receipt:
+        return self.staking.freeze(provider, amount, sender=self.staking.slasher())
+
+    def unfreeze(self, provider: str, amount: int) -> Receipt:
+        return self.staking.unfreeze(provider, amount, sender=self.staking.slasher())
+
     def page(self, terms: OfferTerms = TERMS, basis: int = SECOND, start: int = 0, limit: int = 100) -> list[bytes]:
         """Ids of the active offers of the terms' model and token."""
         return list(self.registry.active_offers(terms.model, terms.token, basis, start, limit))
@@ -139,12 +147,17 @@ def created_address(creator: str, nonce: int) -> str:
 
 
 def deploy_market(
-    evm: Chain, deploy: Callable[..., Contract], slasher: str, asset: Contract | None, minimum: int = MINIMUM
+    evm: Chain,
+    deploy: Callable[..., Contract],
+    slasher: str,
+    asset: Contract | None,
+    minimum: int = MINIMUM,
+    cover: int = COVER,
 ) -> Market:
     """Each of the two is given the address that the other one has or will have."""
     creator = evm.accounts[0]
     nonce = int(evm.rpc("eth_getTransactionCount", creator, "latest"), 16)
     registry = deploy("Registry", created_address(creator, nonce + 1))
-    staking = deploy("Staking", registry.address, asset.address if asset else ZERO, minimum, slasher)
+    staking = deploy("Staking", registry.address, asset.address if asset else ZERO, minimum, cover, slasher)
     assert registry.staking() == staking.address
     return Market(evm, registry, staking, asset)

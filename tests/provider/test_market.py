@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from penstock.chain.web3 import Web3Chain
-from penstock.errors import ConfigError
+from penstock.errors import ConfigError, InsufficientFunds
 from penstock.keys import LocalAccount, new_session_key
 from penstock.types import NATIVE
 from provider import market
@@ -47,6 +47,30 @@ async def test_a_first_entry_registers_stakes_and_lists(entrance: Entrance) -> N
     rates = {offer.terms.token: offer.terms.rate for offer in seller.active}
     assert rates == {NATIVE: 10**12 * 10**6, entrance.deployed.deployment.tokens["TUSD"]: 250_000 * 10**6}
     assert [words.split()[0] for words in said] == ["registered", "staked", "listed", "listed"]
+
+
+async def test_many_slots_need_more_than_the_minimum(entrance: Entrance) -> None:
+    chain, me = entrance.chain, entrance.account.address
+    minimum, each = await chain.minimum_stake(), await chain.cover_per_slot()
+    slots = minimum // each - 1
+    _, said = await entrance.enter("native:0.001", slots=slots)
+    assert await chain.stake_of(me) == minimum
+    assert "the minimum" in said[1]
+    # A second offer is as many slots more; and an offer that goes frees what it needed.
+    _, said = await entrance.enter("native:0.001", "TUSD:1", slots=slots)
+    assert await chain.stake_of(me) == 2 * slots * each
+    assert f"{2 * slots} slots on offer" in said[0]
+    _, said = await entrance.enter("native:0.002", "TUSD:2", slots=slots)
+    assert await chain.stake_of(me) == 2 * slots * each
+    assert not any(words.startswith("staked") for words in said)
+
+
+async def test_without_the_coins_for_the_stake(chain: Web3Chain, deployed: Deployed, node: Node) -> None:
+    each = await chain.cover_per_slot()
+    poor = Entrance(chain, deployed, fresh_account(node, coins=999 * each))
+    with pytest.raises(InsufficientFunds, match=r"1000 slots on offer, .* fewer --slots"):
+        await poor.enter("native:0.001", slots=1000)
+    assert await chain.stake_of(poor.account.address) == 0
 
 
 async def test_a_second_entry_does_nothing(entrance: Entrance) -> None:

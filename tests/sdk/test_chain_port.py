@@ -201,10 +201,36 @@ async def test_listing_needs_the_stake(world: World) -> None:
     assert await refused(chain.stake(owner, owner.address, least)) == "staking: no such provider"
     await register(world, owner)
     await chain.stake(owner, owner.address, least - 1)
-    assert await refused(chain.create_offer(owner, owner.address, terms_of())) == "registry: below the minimum stake"
+    assert (
+        await refused(chain.create_offer(owner, owner.address, terms_of()))
+        == "registry: too little stake for the slots"
+    )
     await chain.stake(owner, owner.address, 1)
     assert await chain.stake_of(owner.address) == least
     await chain.create_offer(owner, owner.address, terms_of())
+
+
+async def test_every_active_slot_needs_cover(world: World) -> None:
+    chain, owner = world.chain, world.account()
+    least, each = await chain.minimum_stake(), await chain.cover_per_slot()
+    enough = least // each  # slots that the minimum covers
+    many, one = terms_of(slots=enough), terms_of(slots=1)
+    await register(world, owner)
+    await chain.stake(owner, owner.address, least)
+    assert await chain.covers(owner.address, enough)
+    assert not await chain.covers(owner.address, enough + 1)
+    await chain.create_offer(owner, owner.address, many)
+    too_little = "registry: too little stake for the slots"
+    assert await refused(chain.create_offer(owner, owner.address, one)) == too_little
+    await chain.stake(owner, owner.address, each)
+    await chain.create_offer(owner, owner.address, one)
+    await chain.set_offer_active(owner, one.offer_id(owner.address), False)
+    two = terms_of(slots=2)
+    assert await refused(chain.create_offer(owner, owner.address, two)) == too_little
+    await chain.set_offer_active(owner, one.offer_id(owner.address), True)
+    assert await refused(chain.set_offer_active(owner, one.offer_id(owner.address), True)) == (
+        "registry: offer already active"
+    )
 
 
 async def listed(world: World, *several: Terms) -> LocalAccount:

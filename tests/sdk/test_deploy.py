@@ -34,7 +34,7 @@ def clock_node() -> Iterator[Node]:
 def record(clock_node: Node, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Deployed there with options of our own."""
     path = tmp_path_factory.mktemp("deploy") / "31337.json"
-    words = ("--guardian", "none", "--minimum-stake", "2.5", "--account", "test:7", "--json")
+    words = ("--guardian", "none", "--minimum-stake", "2.5", "--cover-per-slot", "0.5", "--account", "test:7", "--json")
     done = ape("run", "deploy", *LOCAL, "--deployment", str(path), *words, node=clock_node)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
@@ -48,8 +48,10 @@ async def test_it_deploys_what_it_was_told(clock_node: Node, record: Path) -> No
     found = deployments.load(record)
     assert found.contracts["StreamPay"].arguments == {"guardian": ZERO_ADDRESS, "permit2": ZERO_ADDRESS}
     assert found.contracts["Staking"].arguments["minimum_stake"] == str(25 * 10**17)
+    assert found.contracts["Staking"].arguments["cover_per_slot"] == str(5 * 10**17)
     async with await Web3Chain.connect(clock_node.url, found) as chain:
         assert await chain.minimum_stake() == 25 * 10**17
+        assert await chain.cover_per_slot() == 5 * 10**17
         assert await chain._view(chain.stream_pay, interface("StreamPay")["guardian"]) == ZERO_ADDRESS
         assert (await chain.token(found.tokens["TUSD"])).symbol == "TUSD"
 
@@ -75,7 +77,9 @@ def test_a_record_of_a_chain_that_is_gone_is_replaced(record: Path, tmp_path: Pa
         done = ape("run", "deploy", *LOCAL, "--deployment", str(path), node=node)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Deployed on chain 31337")
-    assert deployments.load(path).contracts["StreamPay"].arguments["guardian"] == GUARDIAN
+    found = deployments.load(path).contracts
+    assert found["StreamPay"].arguments["guardian"] == GUARDIAN
+    assert found["Staking"].arguments["cover_per_slot"] == str(10**16)  # a tenth of the minimum
 
 
 def test_without_a_node_nothing_is_recorded(tmp_path: Path) -> None:

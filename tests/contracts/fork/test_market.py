@@ -20,7 +20,7 @@ def provider(market: Market, payee: Actor) -> Actor:
 def test_an_offer_needs_the_minimum_stake(market: Market, provider: Actor, money: Money) -> None:
     terms = TERMS.but(token=money.address)
     market.stake(provider, MINIMUM - 1)
-    with reverts("registry: below the minimum stake"):
+    with reverts("registry: too little stake for the slots"):
         market.create(provider, terms)
     market.stake(provider, 1)
     offer = market.create(provider, terms)
@@ -46,7 +46,7 @@ def test_a_stream_pays_for_an_offer(
 def test_the_stake_comes_back(market: Market, provider: Actor, token: RealToken, evm: BscChain) -> None:
     market.stake(provider)
     offer = market.create(provider, TERMS.but(token=token.address))
-    with reverts("staking: active offers need the minimum"):
+    with reverts("staking: active offers need their cover"):
         market.staking.request_unbond(provider, 1, sender=provider)
     market.set_active(offer, False, sender=provider)
     market.staking.request_unbond(provider, MINIMUM, sender=provider)

@@ -30,7 +30,7 @@ from tests.contracts.harness import (
     reverts,
     state_of,
 )
-from tests.contracts.market import MINIMUM, TERMS, created_address, deploy_market
+from tests.contracts.market import COVER, MINIMUM, TERMS, created_address, deploy_market
 from tests.contracts.vouchers import (
     DEPOSIT,
     StandingOrder,
@@ -387,7 +387,7 @@ def arguments(evm: Chain, deploy: Deploy, permit2: Contract) -> dict[str, tuple[
     return {
         "StreamPay": (Actor("guardian"), permit2.address),
         "Registry": (Actor("staking"),),
-        "Staking": (registry, token.address, MINIMUM, Actor("slasher")),
+        "Staking": (registry, token.address, MINIMUM, COVER, Actor("slasher")),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from tests.contracts.harness import Actor, reverts
-from tests.contracts.market import MINIMUM, SECOND, TERMS, TOKEN, Market
+from tests.contracts.market import COVER, MINIMUM, SECOND, TERMS, TOKEN, Market
 
 NONE = (bytes(32), 0)
 POOR = Actor("poor")
@@ -97,6 +97,21 @@ def test_stake_on_its_way_out_does_not_count(market: Market, provider: Actor) ->
     market.slash(provider, 1)
     assert market.staking.slashable(provider) == MINIMUM + 4
     assert market.cheapest() == NONE
+
+
+def test_passes_over_those_whose_slots_are_not_covered(market: Market, provider: Actor, attacker: Actor) -> None:
+    market.register(POOR)
+    market.stake(POOR, 3_000 * COVER)
+    dear = market.create(provider)
+    many, few = (market.create(POOR, TERMS.but(rate=rate, slots=slots)) for rate, slots in ((5, 2_000), (7, 1_000)))
+    assert market.cheapest() == (many, 5)
+    market.slash(POOR, 1)
+    assert market.cheapest() == (dear, TERMS.rate)
+    market.registry.delist(many, sender=attacker)  # the stake that is left covers the other one
+    assert market.cheapest() == (few, 7)
+    market.stake(POOR, 1)
+    market.set_active(many, True, sender=POOR)
+    assert market.cheapest() == (many, 5)
 
 
 def test_reverts_unless_one_basis(market: Market) -> None:

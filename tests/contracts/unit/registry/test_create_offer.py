@@ -8,7 +8,7 @@ import pytest
 from eth_utils import keccak
 
 from tests.contracts.harness import Actor, reverts
-from tests.contracts.market import MINIMUM, SECOND, TERMS, TOKEN, ZERO, Market, OfferTerms
+from tests.contracts.market import COVER, MINIMUM, SECOND, TERMS, TOKEN, ZERO, Market, OfferTerms
 from tests.fastchain import Contract, checksum
 
 NO_OFFER = (ZERO, False, 0, 0, OfferTerms("", ZERO, 0, 0, 0, 0, 0, 0, "", ""))
@@ -66,10 +66,12 @@ def test_the_id_is_the_hash_of_provider_and_terms(market: Market, provider: Acto
 
 @pytest.mark.parametrize("terms", [SMALLEST, LARGEST], ids=["smallest", "largest"])
 def test_stores_the_extremes(market: Market, provider: Actor, terms: OfferTerms) -> None:
+    market.stake(provider, 2**32 * COVER)
     assert market.offer(market.create(provider, terms))[4] == terms
 
 
 def test_stores_random_terms_unchanged(market: Market, provider: Actor) -> None:
+    market.stake(provider, 40 * 2**32 * COVER)
     choice = random.Random(3)
     letters = "abc-/. é0\x00"
     for i in range(40):
@@ -134,10 +136,44 @@ def test_an_unknown_offer_is_not_active_because_the_first_one_is(market: Market,
 def test_exact_minimum_is_enough_and_one_less_is_not(market: Market, rival: Actor) -> None:
     market.register(rival)
     market.stake(rival, MINIMUM - 1)
-    with reverts("registry: below the minimum stake"):
+    with reverts("registry: too little stake for the slots"):
         market.create(rival)
     market.stake(rival, 1)
     market.create(rival)
+
+
+def test_the_cover_of_the_slots_is_enough_and_one_less_is_not(market: Market, rival: Actor) -> None:
+    market.register(rival)
+    market.stake(rival, 2_500 * COVER - 1)
+    with reverts("registry: too little stake for the slots"):
+        market.create(rival, TERMS.but(slots=2_500))
+    market.stake(rival, 1)
+    market.create(rival, TERMS.but(slots=2_500))
+
+
+def test_the_slots_of_all_active_offers_count(market: Market, provider: Actor) -> None:
+    market.stake(provider, 2_000 * COVER)  # beside the minimum, which covers 1,000
+    for slots, together in ((1_200, 1_200), (1_300, 2_500), (499, 2_999)):
+        market.create(provider, TERMS.but(slots=slots))
+        assert market.registry.active_slots_of(provider) == together
+    with reverts("registry: too little stake for the slots"):
+        market.create(provider, TERMS.but(slots=2))
+    market.create(provider, TERMS.but(slots=1))
+    assert market.registry.active_slots_of(provider) == 3_000
+    assert market.registry.active_offers_of(provider) == 4
+    assert len(market.registry.offers_of(provider, 0, 100)) == 4
+
+
+def test_the_most_slots_that_offers_can_have_add_up(market: Market, provider: Actor, rival: Actor) -> None:
+    market.stake(provider, 2**35 * COVER)
+    offers = [market.create(provider, LARGEST.but(rate=1 + i)) for i in range(8)]
+    assert market.registry.active_slots_of(provider) == 8 * (2**32 - 1)
+    for i, offer_id in enumerate(offers):
+        market.set_active(offer_id, False, sender=provider)
+        assert market.registry.active_slots_of(provider) == (7 - i) * (2**32 - 1)
+        assert market.registry.active_offers_of(provider) == 7 - i
+    assert list(market.registry.offers_of(provider, 0, 100)) == offers
+    assert market.registry.active_slots_of(rival) == 0
 
 
 def test_reverts_for_strangers(registry: Contract, provider: Actor, attacker: Actor) -> None:
@@ -154,7 +190,7 @@ def test_reverts_for_a_staked_rival(market: Market, provider: Actor, rival: Acto
 
 def test_reverts_without_stake(market: Market, rival: Actor) -> None:
     market.register(rival)
-    with reverts("registry: below the minimum stake"):
+    with reverts("registry: too little stake for the slots"):
         market.create(rival)
 
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tests.contracts.harness import Actor
-from tests.contracts.market import MINIMUM, SECOND, TOKEN, ZERO, Market, OfferTerms
+from tests.contracts.market import COVER, MINIMUM, SECOND, TOKEN, ZERO, Market, OfferTerms
 
 OFFERS = 1_000
 BUDGET = 1_600_000
@@ -45,6 +45,7 @@ def test_cheapest_of_a_thousand(market: Market, provider: Actor, order: str) -> 
     elif order == "random":
         random.Random(1).shuffle(prices)
     offers = [OfferTerms(rate=price, prompt_price=0, completion_price=price * 3) for price in prices]
+    market.stake(provider, sum(terms.slots for terms in offers) * COVER)
     create_many(market, provider, offers)
     best = offers[prices.index(10_000)]
     assert market.cheapest(best, SECOND) == (best.id(provider), 10_000)

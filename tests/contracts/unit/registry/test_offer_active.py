@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.contracts.harness import Actor, reverts
-from tests.contracts.market import MINIMUM, SECOND, TERMS, TOKEN, Market
+from tests.contracts.market import COVER, MINIMUM, SECOND, TERMS, TOKEN, Market
 
 
 @pytest.fixture
@@ -45,6 +45,7 @@ def test_leaves_the_others_alone(market: Market, provider: Actor) -> None:
         assert sorted(market.page(basis=SECOND)) == sorted(ids[j] for j in on if offers[j].rate)
         assert sorted(market.page(basis=TOKEN)) == sorted(ids[j] for j in on if offers[j].completion_price)
         assert market.registry.active_offers_of(provider) == len(on)
+        assert market.registry.active_slots_of(provider) == TERMS.slots * len(on)
         assert [market.is_active(id) for id in ids] == [j in on for j in range(9)]
 
 
@@ -77,10 +78,41 @@ def test_set_reverts_where_nothing_changes(market: Market, provider: Actor, offe
 def test_putting_back_reverts_without_stake(market: Market, provider: Actor, offer_id: bytes) -> None:
     market.set_active(offer_id, False, sender=provider)
     market.staking.request_unbond(provider, 1, sender=provider)
-    with reverts("registry: below the minimum stake"):
+    with reverts("registry: too little stake for the slots"):
         market.set_active(offer_id, True, sender=provider)
     market.staking.cancel_unbond(provider, sender=provider)
     market.set_active(offer_id, True, sender=provider)
+
+
+def test_putting_back_needs_cover_beside_what_is_active(market: Market, provider: Actor) -> None:
+    offers = [market.create(provider, TERMS.but(slots=slots)) for slots in (600, 400)]
+    market.set_active(offers[1], False, sender=provider)
+    other = market.create(provider, TERMS.but(slots=399))
+    with reverts("registry: too little stake for the slots"):
+        market.set_active(offers[1], True, sender=provider)
+    with reverts("registry: offer already active"):
+        market.set_active(offers[0], True, sender=provider)
+    market.set_active(other, False, sender=provider)
+    market.set_active(offers[1], True, sender=provider)
+    assert market.registry.active_slots_of(provider) == 1_000
+
+
+def test_delist_where_the_slots_are_no_longer_covered(market: Market, provider: Actor, attacker: Actor) -> None:
+    market.stake(provider, 2_000 * COVER)
+    offers = [market.create(provider, TERMS.but(slots=slots)) for slots in (1_500, 500, 1_000)]
+    market.slash(provider, 500 * COVER)
+    market.registry.delist(offers[1], sender=attacker)
+    for offer_id in (offers[0], offers[2]):  # 2,500 slots, and cover for as many
+        with reverts("registry: provider has its stake"):
+            market.registry.delist(offer_id, sender=attacker)
+    market.slash(provider, 1)
+    market.registry.delist(offers[0], sender=attacker)
+    assert market.registry.active_slots_of(provider) == 1_000
+    with reverts("registry: provider has its stake"):
+        market.registry.delist(offers[2], sender=attacker)
+    market.slash(provider, 1_500 * COVER)  # below the minimum, none may stay
+    market.registry.delist(offers[2], sender=attacker)
+    assert market.registry.active_slots_of(provider) == 0
 
 
 def test_delist(market: Market, provider: Actor, attacker: Actor, offer_id: bytes) -> None:
@@ -97,7 +129,7 @@ def test_delisted_offers_come_back_with_stake(
 ) -> None:
     market.slash(provider, MINIMUM)
     market.registry.delist(offer_id, sender=attacker)
-    with reverts("registry: below the minimum stake"):
+    with reverts("registry: too little stake for the slots"):
         market.set_active(offer_id, True, sender=provider)
     market.stake(provider)
     market.set_active(offer_id, True, sender=provider)

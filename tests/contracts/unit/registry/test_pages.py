@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.contracts.harness import Actor, reverts
-from tests.contracts.market import SECOND, TERMS, TOKEN, Market
+from tests.contracts.market import MINIMUM, SECOND, TERMS, TOKEN, Market
 
 LAST = 2**256 - 1
 
@@ -11,7 +11,8 @@ LAST = 2**256 - 1
 def test_pages_of_offers(market: Market, provider: Actor, rival: Actor) -> None:
     """Two providers in turn, so that neither's own numbers are without gaps."""
     market.register(rival)
-    market.stake(rival)
+    for each in (provider, rival):
+        market.stake(each, 3 * MINIMUM)
     ids = []
     for i in range(105):
         ids.append(market.create((provider, rival)[i % 2], TERMS.but(slots=1 + i)))

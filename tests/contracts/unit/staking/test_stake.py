@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.contracts.harness import Actor, reverts
-from tests.contracts.market import MINIMUM, Market, deploy_market
+from tests.contracts.market import COVER, MINIMUM, Market, deploy_market
 from tests.fastchain import Chain, Contract
 
 
@@ -28,15 +28,45 @@ def test_adds_up_whoever_pays(market: Market, provider: Actor, rival: Actor, att
     assert market.staking.stake_of(attacker) == market.staking.stake_of(rival) == 0
 
 
-def test_has_minimum(market: Market, provider: Actor, rival: Actor) -> None:
-    assert not market.staking.has_minimum(provider)
-    market.stake(provider, MINIMUM - 1)
-    assert not market.staking.has_minimum(provider)
+def test_covers_from_the_minimum_on(market: Market, provider: Actor, rival: Actor) -> None:
+    few = range(0, MINIMUM // COVER + 1, 250)
+    for step, enough in ((MINIMUM - 1, False), (1, True), (1, True)):
+        market.stake(provider, step)
+        for slots in few:
+            assert market.staking.covers(provider, slots) is enough
+        assert not market.staking.covers(provider, MINIMUM // COVER + 1)
+    assert not market.staking.covers(rival, 0)
+
+
+def test_covers_each_slot_beyond_the_minimum(market: Market, provider: Actor) -> None:
+    slots = 5 * MINIMUM // COVER
+    market.stake(provider, slots * COVER - 1)
+    assert market.staking.covers(provider, slots - 1)
+    assert not market.staking.covers(provider, slots)
     market.stake(provider, 1)
-    assert market.staking.has_minimum(provider)
-    market.stake(provider, 1)
-    assert market.staking.has_minimum(provider)
-    assert not market.staking.has_minimum(rival)
+    assert market.staking.covers(provider, slots)
+    assert not market.staking.covers(provider, slots + 1)
+    assert not market.staking.covers(provider, 2**64 - 1)
+
+
+def test_only_bonded_stake_covers(market: Market, provider: Actor) -> None:
+    market.stake(provider, MINIMUM)
+    market.staking.request_unbond(provider, 1, sender=provider)
+    assert not market.staking.covers(provider, 0)
+    market.staking.cancel_unbond(provider, sender=provider)
+    market.freeze(provider, MINIMUM)  # what is frozen is still there to be slashed
+    assert market.staking.covers(provider, 1)
+
+
+def test_the_largest_cover_of_the_most_slots_overflows_nothing(
+    evm: Chain, deploy: Callable[..., Contract], provider: Actor, slasher: Actor
+) -> None:
+    market = deploy_market(evm, deploy, slasher, deploy("PlainToken"), 2**128 - 1, 2**128 - 1)
+    market.register(provider)
+    market.stake(provider, 2**128 - 1)
+    assert market.staking.covers(provider, 1)
+    assert not market.staking.covers(provider, 2)
+    assert not market.staking.covers(provider, 2**64 - 1)
 
 
 def test_takes_only_the_amount_by_allowance(tokens: Market, provider: Actor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.contracts.harness import Actor, reverts
-from tests.contracts.market import MINIMUM, PERIOD, TERMS, Market
+from tests.contracts.market import COVER, MINIMUM, PERIOD, TERMS, Market
 
 STAKE = MINIMUM + 1_000
 
@@ -42,35 +42,59 @@ def test_requests_queue_up_oldest_first(market: Market, provider: Actor) -> None
 def test_the_whole_stake_may_leave(market: Market, provider: Actor) -> None:
     market.staking.request_unbond(provider, STAKE, sender=provider)
     assert market.staking.stake_of(provider) == 0
-    assert not market.staking.has_minimum(provider)
+    assert not market.staking.covers(provider, 0)
 
 
 def test_with_an_active_offer_down_to_the_minimum(market: Market, provider: Actor) -> None:
     market.create(provider)
-    with reverts("staking: active offers need the minimum"):
+    with reverts("staking: active offers need their cover"):
         market.staking.request_unbond(provider, 1_001, sender=provider)
     market.staking.request_unbond(provider, 1_000, sender=provider)
-    assert market.staking.has_minimum(provider)
-    with reverts("staking: active offers need the minimum"):
+    assert market.staking.covers(provider, TERMS.slots)
+    with reverts("staking: active offers need their cover"):
         market.staking.request_unbond(provider, 1, sender=provider)
+
+
+def test_with_active_offers_down_to_the_cover_of_their_slots(market: Market, provider: Actor) -> None:
+    sold = [TERMS.but(slots=1_200), TERMS.but(slots=1_300)]
+    market.stake(provider, 2_600 * COVER - STAKE)
+    first, _ = (market.create(provider, terms) for terms in sold)
+    with reverts("staking: active offers need their cover"):
+        market.staking.request_unbond(provider, 100 * COVER + 1, sender=provider)
+    market.staking.request_unbond(provider, 100 * COVER, sender=provider)
+    market.set_active(first, False, sender=provider)
+    with reverts("staking: active offers need their cover"):
+        market.staking.request_unbond(provider, 1_200 * COVER + 1, sender=provider)
+    market.staking.request_unbond(provider, 1_200 * COVER, sender=provider)
+    assert market.staking.stake_of(provider) == 1_300 * COVER
+    with reverts("registry: too little stake for the slots"):
+        market.set_active(first, True, sender=provider)
+
+
+def test_a_frozen_stake_may_be_queued(market: Market, provider: Actor) -> None:
+    market.freeze(provider, STAKE)
+    market.staking.request_unbond(provider, STAKE, sender=provider)
+    assert market.staking.frozen(provider) == market.staking.slashable(provider) == STAKE
+    market.staking.cancel_unbond(provider, sender=provider)
+    assert market.staking.stake_of(provider) == STAKE
 
 
 def test_below_the_minimum_once_no_offer_is_active(market: Market, provider: Actor) -> None:
     offers = [market.create(provider, TERMS.but(slots=slots)) for slots in (1, 2)]
     for offer_id in offers:
-        with reverts("staking: active offers need the minimum"):
+        with reverts("staking: active offers need their cover"):
             market.staking.request_unbond(provider, STAKE, sender=provider)
         market.set_active(offer_id, False, sender=provider)
     market.staking.request_unbond(provider, STAKE, sender=provider)
     for offer_id in offers:
-        with reverts("registry: below the minimum stake"):
+        with reverts("registry: too little stake for the slots"):
             market.set_active(offer_id, True, sender=provider)
 
 
 def test_after_a_slash_offers_must_go_before_the_rest_leaves(market: Market, provider: Actor, attacker: Actor) -> None:
     offer_id = market.create(provider)
     market.slash(provider, STAKE - 10)
-    with reverts("staking: active offers need the minimum"):
+    with reverts("staking: active offers need their cover"):
         market.staking.request_unbond(provider, 1, sender=provider)
     market.registry.delist(offer_id, sender=attacker)
     market.staking.request_unbond(provider, 10, sender=provider)
