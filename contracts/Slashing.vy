@@ -145,18 +145,21 @@ def prove_equivocation(
     hash_a: bytes32 = receipts._hash(a)
     hash_b: bytes32 = receipts._hash(b)
     assert hash_a != hash_b, "slashing: the same receipt twice"
-    evidence: bytes32 = self._reveal_two(EQUIVOCATION, a, hash_a, signature_a, b, hash_b, signature_b, salt)
+    evidence: bytes32 = self._reveal_two(
+        EQUIVOCATION, a.provider, hash_a, a.finished_at, signature_a, hash_b, b.finished_at, signature_b, salt
+    )
     total: uint256 = convert(max(a.total, b.total), uint256)
     paid: uint256 = self._paid(session, a.offer_id, a.start, total, max(a.finished_at, b.finished_at))
-    self._convict(EQUIVOCATION, a, session.payer, paid, evidence)
+    convictions._mark(EQUIVOCATION, a.provider, a.session_id, a.start, a.seq)
+    self._punish(EQUIVOCATION, a, session.payer, paid, evidence)
 
 
 @external
 def prove_overbilling(r: ISlashing.Receipt, signature: Bytes[65], session: ISlashing.Session, salt: bytes32):
     """@notice A receipt's amount is above what its tokens cost by its offer, rounded up."""
-    offer: IRegistry.Offer = self._offer_of(r)
-    price: uint256 = convert(r.prompt_tokens, uint256) * convert(offer.terms.prompt_price, uint256)
-    price += convert(r.completion_tokens, uint256) * convert(offer.terms.completion_price, uint256)
+    offer: IRegistry.Figures = self._offer_of(r)
+    price: uint256 = convert(r.prompt_tokens, uint256) * convert(offer.prompt_price, uint256)
+    price += convert(r.completion_tokens, uint256) * convert(offer.completion_price, uint256)
     # Compared in millionths: above the rounded price is above the price and one base unit less a millionth.
     assert (
         convert(r.amount, uint256) * PRICE_SCALE >= price + PRICE_SCALE
@@ -193,7 +196,7 @@ def prove_running_total(
     assert (
         convert(b.total, uint256) != convert(a.total, uint256) + convert(b.amount, uint256)
     ), "slashing: the total is right"
-    self._convict_second(RUNNING_TOTAL, a, hash_a, signature_a, b, signature_b, session, salt)
+    self._convict_second(RUNNING_TOTAL, hash_a, a.finished_at, signature_a, b, signature_b, session, salt)
 
 
 @external
@@ -217,7 +220,7 @@ def prove_broken_chain(
     assert receipts._is_next(a, b), "slashing: not one after the other"
     hash_a: bytes32 = receipts._hash(a)
     assert b.previous != hash_a, "slashing: the chain holds"
-    self._convict_second(BROKEN_CHAIN, a, hash_a, signature_a, b, signature_b, session, salt)
+    self._convict_second(BROKEN_CHAIN, hash_a, a.finished_at, signature_a, b, signature_b, session, salt)
 
 
 @external
@@ -238,7 +241,7 @@ def prove_wrong_offer(
     @param offer_id The offer that the session was opened with.
     """
     if offer_id == r.offer_id:
-        offer: IRegistry.Offer = staticcall IRegistry(_REGISTRY).offer(offer_id)
+        offer: IRegistry.Figures = staticcall IRegistry(_REGISTRY).figures_of(offer_id)
         assert offer.provider != r.provider, "slashing: the session's own offer"
     self._convict_one(WRONG_OFFER, r, signature, session, offer_id, salt)
 
@@ -257,8 +260,9 @@ def prove_oversold(
     count: uint256 = len(sold)
     assert count > 1 and len(signed) == count, "slashing: not a signature for each"
     first: ISlashing.Receipt = sold[0]
-    offer: IRegistry.Offer = self._offer_of(first)
-    assert count == convert(offer.terms.slots, uint256) + 1, "slashing: not one more than the slots"
+    offer: IRegistry.Figures = self._offer_of(first)
+    assert count == convert(offer.slots, uint256) + 1, "slashing: not one more than the slots"
+    separator: bytes32 = signatures._domain_separator()
     digests: DynArray[bytes32, MAX_RECEIPTS] = []
     last: uint256 = 0
     accepted: uint64 = 0
@@ -271,7 +275,7 @@ def prove_oversold(
         last = place
         accepted = max(accepted, r.accepted_at)
         finished = min(finished, r.finished_at)
-        digests.append(self._require_signed(r, receipts._hash(r), signed[i]))
+        digests.append(self._require_signed(separator, receipts._hash(r), r.provider, r.finished_at, signed[i]))
         convictions._mark(OVERSOLD, r.provider, r.session_id, r.start, r.seq)
     assert accepted < finished, "slashing: not at one instant"
     packed: Bytes[32 * MAX_RECEIPTS + 64] = slice(abi_encode(digests), 64, 32 * count)
@@ -283,10 +287,10 @@ def prove_oversold(
 @external
 def prove_late(r: ISlashing.Receipt, signature: Bytes[65], session: ISlashing.Session, salt: bytes32):
     """@notice The first token came later than the offer's bound, by the provider's own clock."""
-    offer: IRegistry.Offer = self._offer_of(r)
-    assert offer.terms.max_ttft_ms > 0, "slashing: the offer has no bound"
+    offer: IRegistry.Figures = self._offer_of(r)
+    assert offer.max_ttft_ms > 0, "slashing: the offer has no bound"
     assert r.completion_tokens > 0, "slashing: no token came"
-    in_time: uint256 = convert(r.accepted_at, uint256) + convert(offer.terms.max_ttft_ms, uint256)
+    in_time: uint256 = convert(r.accepted_at, uint256) + convert(offer.max_ttft_ms, uint256)
     assert convert(r.first_token_at, uint256) > in_time, "slashing: in time"
     self._convict_one(LATE, r, signature, session, r.offer_id, salt)
 
@@ -332,7 +336,8 @@ def answer_challenge(r: ISlashing.Receipt, signature: Bytes[65], ids: Bytes[4 * 
     @param ids The answer's token ids, packed as big-endian uint32, where the receipt has their hash and they
         are at most 8,192; otherwise empty.
     """
-    id: bytes32 = signatures._digest(receipts._accept_hash(receipts._accept_of(r)))
+    separator: bytes32 = signatures._domain_separator()
+    id: bytes32 = receipts._digest(separator, receipts._accept_hash(receipts._accept_of(r)))
     word: uint256 = self._require_open(id)
     assert block.timestamp < self._opened_at(word) + ANSWER_WINDOW, "slashing: too late to answer"
     if r.output_hash != empty(bytes32) and convert(r.completion_tokens, uint256) <= MAX_IDS:
@@ -340,7 +345,7 @@ def answer_challenge(r: ISlashing.Receipt, signature: Bytes[65], ids: Bytes[4 * 
     else:
         assert len(ids) == 0, "slashing: no ids are asked for"
     hash: bytes32 = receipts._hash(r)
-    self._require_signed(r, hash, signature)
+    self._require_signed(separator, hash, r.provider, r.finished_at, signature)
     self._challenges[id] = word | CLOSED
     owner: address = staticcall IRegistry(_REGISTRY).owner_of(r.provider)
     credits._credit(assets.NATIVE, owner, _BOND)
@@ -504,13 +509,15 @@ def _require_session(id: bytes32, session: ISlashing.Session, offer_id: bytes32)
 
 @internal
 @view
-def _require_signed(r: ISlashing.Receipt, hash: bytes32, signature: Bytes[65]) -> bytes32:
+def _require_signed(
+    separator: bytes32, hash: bytes32, provider: address, finished_at: uint64, signature: Bytes[65]
+) -> bytes32:
     """@return The receipt's digest; reverts unless the provider signed it, not in the future and not long ago."""
-    finished: uint256 = convert(r.finished_at, uint256) // 1000
+    finished: uint256 = convert(finished_at, uint256) // 1000
     assert finished <= block.timestamp, "slashing: dated in the future, wait"
     assert finished + EVIDENCE_WINDOW >= block.timestamp, "slashing: the evidence has expired"
-    digest: bytes32 = signatures._digest(hash)
-    self._require_key(r.provider, digest, signature, finished)
+    digest: bytes32 = receipts._digest(separator, hash)
+    self._require_key(provider, digest, signature, finished)
     return digest
 
 
@@ -528,9 +535,9 @@ def _require_key(provider: address, digest: bytes32, signature: Bytes[65], times
 
 @internal
 @view
-def _offer_of(r: ISlashing.Receipt) -> IRegistry.Offer:
+def _offer_of(r: ISlashing.Receipt) -> IRegistry.Figures:
     """@return The offer that the receipt names, which must be its provider's."""
-    offer: IRegistry.Offer = staticcall IRegistry(_REGISTRY).offer(r.offer_id)
+    offer: IRegistry.Figures = staticcall IRegistry(_REGISTRY).figures_of(r.offer_id)
     assert offer.provider == r.provider, "slashing: not the provider's offer"
     return offer
 
@@ -548,17 +555,19 @@ def _reveal(evidence: bytes32, salt: bytes32):
 @internal
 def _reveal_two(
     kind: uint256,
-    a: ISlashing.Receipt,
+    provider: address,
     hash_a: bytes32,
+    finished_a: uint64,
     signature_a: Bytes[65],
-    b: ISlashing.Receipt,
     hash_b: bytes32,
+    finished_b: uint64,
     signature_b: Bytes[65],
     salt: bytes32,
 ) -> bytes32:
     """@return The evidence: both are signed, and the caller has committed to them."""
-    digest_a: bytes32 = self._require_signed(a, hash_a, signature_a)
-    digest_b: bytes32 = self._require_signed(b, hash_b, signature_b)
+    separator: bytes32 = signatures._domain_separator()
+    digest_a: bytes32 = self._require_signed(separator, hash_a, provider, finished_a, signature_a)
+    digest_b: bytes32 = self._require_signed(separator, hash_b, provider, finished_b, signature_b)
     evidence: bytes32 = keccak256(abi_encode(kind, digest_a, digest_b))
     self._reveal(evidence, salt)
     return evidence
@@ -578,34 +587,34 @@ def _convict_one(
 ):
     """@notice The receipt alone shows the fault. `offer_id`: the one that the session was opened with."""
     self._require_session(r.session_id, session, offer_id)
-    evidence: bytes32 = keccak256(abi_encode(kind, self._require_signed(r, receipts._hash(r), signature)))
+    separator: bytes32 = signatures._domain_separator()
+    digest: bytes32 = self._require_signed(separator, receipts._hash(r), r.provider, r.finished_at, signature)
+    evidence: bytes32 = keccak256(abi_encode(kind, digest))
     self._reveal(evidence, salt)
     paid: uint256 = self._paid(session, offer_id, r.start, convert(r.total, uint256), r.finished_at)
-    self._convict(kind, r, session.payer, paid, evidence)
+    convictions._mark(kind, r.provider, r.session_id, r.start, r.seq)
+    self._punish(kind, r, session.payer, paid, evidence)
 
 
 @internal
 def _convict_second(
     kind: uint256,
-    a: ISlashing.Receipt,
     hash_a: bytes32,
+    finished_a: uint64,
     signature_a: Bytes[65],
     b: ISlashing.Receipt,
     signature_b: Bytes[65],
     session: ISlashing.Session,
     salt: bytes32,
 ):
-    """@notice `b` is at fault, as `a` shows."""
+    """@notice `b` is at fault, as the one before, `a`, shows."""
     self._require_session(b.session_id, session, b.offer_id)
-    evidence: bytes32 = self._reveal_two(kind, a, hash_a, signature_a, b, receipts._hash(b), signature_b, salt)
+    evidence: bytes32 = self._reveal_two(
+        kind, b.provider, hash_a, finished_a, signature_a, receipts._hash(b), b.finished_at, signature_b, salt
+    )
     paid: uint256 = self._paid(session, b.offer_id, b.start, convert(b.total, uint256), b.finished_at)
-    self._convict(kind, b, session.payer, paid, evidence)
-
-
-@internal
-def _convict(kind: uint256, r: ISlashing.Receipt, victim: address, paid: uint256, evidence: bytes32):
-    convictions._mark(kind, r.provider, r.session_id, r.start, r.seq)
-    self._punish(kind, r, victim, paid, evidence)
+    convictions._mark(kind, b.provider, b.session_id, b.start, b.seq)
+    self._punish(kind, b, session.payer, paid, evidence)
 
 
 @internal
@@ -653,8 +662,8 @@ def _paid(
     seconds: uint256 = convert(until, uint256) // 1000
     first: uint256 = convert(start, uint256)
     if first > 0 and seconds > first:
-        offer: IRegistry.Offer = staticcall IRegistry(_REGISTRY).offer(offer_id)
-        paid += convert(offer.terms.rate, uint256) * (seconds - first) // RATE_SCALE
+        offer: IRegistry.Figures = staticcall IRegistry(_REGISTRY).figures_of(offer_id)
+        paid += convert(offer.rate, uint256) * (seconds - first) // RATE_SCALE
     return paid
 
 

@@ -32,6 +32,13 @@ def _accept_hash(accept: ISlashing.Accept) -> bytes32:
 
 @internal
 @pure
+def _digest(separator: bytes32, hash: bytes32) -> bytes32:
+    """@return What is signed, in the domain of this separator."""
+    return keccak256(concat(b"\x19\x01", separator, hash))
+
+
+@internal
+@pure
 def _accept_of(r: ISlashing.Receipt) -> ISlashing.Accept:
     """@return The accept that this receipt answers."""
     return ISlashing.Accept(
