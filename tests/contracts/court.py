@@ -41,6 +41,21 @@ IDS = tuple(range(100_000, 100_500))
 """What the honest answer consists of."""
 
 
+KINDS = {
+    "prove_equivocation": EQUIVOCATION,
+    "prove_overbilling": OVERBILLING,
+    "prove_padding": PADDING,
+    "prove_running_total": RUNNING_TOTAL,
+    "prove_first_total": RUNNING_TOTAL,
+    "prove_broken_chain": BROKEN_CHAIN,
+    "prove_first_link": BROKEN_CHAIN,
+    "prove_wrong_offer": WRONG_OFFER,
+    "prove_oversold": OVERSOLD,
+    "prove_late": LATE,
+}
+"""Every function that proves a fault, and which."""
+
+
 @dataclass(frozen=True)
 class Parties:
     """Who holds a session: with an offer, what its id is the hash of."""
@@ -78,6 +93,16 @@ class Proof:
             return [r for r, _ in signed], [s for _, s in signed], salt
         flat = (part for m in self.messages for part in (m.receipt.as_tuple(), m.signature))
         return (*flat, *self.rest, salt)
+
+    @property
+    def accused(self) -> Receipt:
+        """The receipt that the contract names."""
+        at = 0 if self.kind in (EQUIVOCATION, OVERSOLD) else -1
+        return self.messages[at].receipt
+
+    def signed(self, change: Callable[[bytes], bytes]) -> Proof:
+        """With its signatures changed."""
+        return replace(self, messages=tuple(SignedReceipt(m.receipt, change(m.signature)) for m in self.messages))
 
     def evidence(self, domain: Domain) -> bytes:
         return keccak(self.kind.to_bytes(32, "big") + b"".join(m.receipt.digest(domain) for m in self.messages))
@@ -135,12 +160,14 @@ class Court:
         parties: Parties | None = None,
         terms: OfferTerms | None = None,
         after: Receipt | None = None,
+        end: int | None = None,
         **changes: Any,
     ) -> Receipt:
-        """An honest receipt, finished a minute ago, unless `changes` says otherwise; the one after `after`."""
+        """An honest receipt, finished a minute ago (or at `end`, seconds), unless `changes` says otherwise; the one
+        after `after`."""
         terms = terms or self.terms
         offer_id = terms.id(provider)
-        end = (self.evm.now - 60) * 1000
+        end = (self.evm.now - 60 if end is None else end) * 1000
         before = after.total if after else 0
         prompt, completion = 1_000, len(IDS)
         amount = -(-(prompt * terms.prompt_price + completion * terms.completion_price) // 10**6)
@@ -175,6 +202,46 @@ class Court:
         return accept.sign(replace(self.domain, **domain), key_of(signer))
 
     # --- proofs ---
+
+    def faulty(
+        self, function: str, provider: str, *, signer: str = Actor("signer"), parties: Parties | None = None, **changes: Any
+    ) -> Proof:
+        """A good proof by this function, of receipts that are honest but for what it shows."""
+        parties = parties or self.parties
+        terms = changes.pop("terms", self.terms)
+
+        def made(**more: Any) -> Receipt:
+            return self.receipt(provider, **({"parties": parties, "terms": terms} | changes | more))
+
+        def proof(*receipts: Receipt, rest: tuple[Any, ...] = (parties.struct,)) -> Proof:
+            return Proof(KINDS[function], function, tuple(self.sign(r, signer) for r in receipts), rest)
+
+        first = made()
+        match function:
+            case "prove_equivocation":
+                return proof(first, made(request_hash=request_hash(b"other")))
+            case "prove_overbilling":
+                return proof(made(amount=first.amount + 1, total=first.total + 1))
+            case "prove_padding":
+                ids = IDS[:-1]
+                return proof(made(output_hash=output_hash(ids)), rest=(pack_ids(ids), parties.struct))
+            case "prove_running_total":
+                return proof(first, made(after=first, total=2 * first.total + 1))
+            case "prove_first_total":
+                return proof(made(total=first.total + 1))
+            case "prove_broken_chain":
+                return proof(first, made(after=first, previous=hex32(keccak(text="another"))))
+            case "prove_first_link":
+                return proof(made(previous=hex32(keccak(text="another"))))
+            case "prove_wrong_offer":
+                opened = terms.but(model="something larger").id(provider)
+                return proof(made(session_id=parties.id(opened)), rest=(parties.struct, opened))
+            case "prove_oversold":
+                many = [parties.but(session_key=Actor(f"session {i} of {parties}")) for i in range(terms.slots + 1)]
+                return proof(*sorted((made(parties=each) for each in many), key=lambda r: r.session_id), rest=())
+            case "prove_late":
+                return proof(made(first_token_at=first.accepted_at + terms.max_ttft_ms + 1))
+        raise AssertionError(function)
 
     def commit(self, proof: Proof, reporter: str, salt: bytes = SALT) -> Mined:
         return self.slashing.commit(commitment(reporter, salt, proof.evidence(self.domain)), sender=reporter)  # type: ignore[no-any-return]
@@ -213,6 +280,17 @@ class Court:
 
     def stake(self, provider: str) -> int:
         return self.staking.slashable(provider)  # type: ignore[no-any-return]
+
+
+def penalty(kind: int, cover: int = COVER) -> int:
+    return cover // 10 if kind >= LATE else cover
+
+
+def shares(arrived: int, paid: int, given: int = 0) -> tuple[int, int, int]:
+    """What the reporter, the victim and the burner get, of a session that has paid so much and was given so much."""
+    reporter = arrived // 10
+    victim = min(max(0, paid - given), arrived * 2 // 5)
+    return reporter, victim, arrived - reporter - victim
 
 
 def key_of(account: str) -> LocalAccount:
