@@ -23,7 +23,7 @@ from penstock.errors import ConfigError
 from penstock.networks import by_chain_id
 from penstock.types import Address, address
 
-CONTRACTS = ("StreamPay", "Registry", "Staking")
+CONTRACTS = ("StreamPay", "Registry", "Staking", "Slashing")
 FOLDER = Path(__file__).parent / "deployments"
 
 
@@ -56,6 +56,10 @@ class Deployment:
     @property
     def staking(self) -> Address:
         return self.contracts["Staking"].address
+
+    @property
+    def slashing(self) -> Address:
+        return self.contracts["Slashing"].address
 
     @property
     def first_block(self) -> int:

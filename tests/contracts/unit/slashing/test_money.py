@@ -168,7 +168,7 @@ def test_every_small_amount_is_split_without_rest(
     court.market.create(provider, court.terms)
     evm.sleep(3_600)
     for seq, function in enumerate(("prove_overbilling", "prove_late")):
-        for paid in (0, 1, 3, cover // 3, cover):
+        for paid in {0, 1, 3, cover // 3, cover}:
             parties = court.parties.but(session_key=Actor(f"{function} {paid}"))
             bad = court.faulty(function, provider, parties=parties, seq=seq)
             message = replace(bad.accused, total=paid, amount=10**9)
