@@ -250,6 +250,13 @@ def offer(offer_id: bytes32) -> IRegistry.Offer:
 
 
 @external
+@view
+def figures_of(offer_id: bytes32) -> IRegistry.Figures:
+    """@notice Without the strings, for contracts: at a third of the cost. All zero where there is no such offer."""
+    return listings._figures(offer_id)
+
+
+@external
 @pure
 def offer_id_of(provider: address, terms: IRegistry.Terms) -> bytes32:
     """@return keccak256(abi_encode(provider, terms))."""

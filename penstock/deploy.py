@@ -40,12 +40,16 @@ from penstock.keys import load_account
 from penstock.networks import LOCAL_CHAIN_ID, NETWORKS, by_chain_id
 from penstock.types import ZERO_ADDRESS, Address, address, hex32
 from penstock.wire.eip712 import stream_pay_domain
+from penstock.wire.receipts import slashing_domain
 
 MINIMUM_STAKE = 10**17
 """What a provider must have staked to list offers, in base units of the chain's coin, unless told otherwise."""
 
 SLOTS_BY_THE_MINIMUM = 10
 """How many slots the minimum stake covers, unless told otherwise."""
+
+CHALLENGE_BOND = 5 * 10**15
+"""What whoever challenges a provider without need pays it, in wei: more than the gas of the longest answer."""
 
 _MINED_WITHIN = 120.0
 """Seconds."""
@@ -60,9 +64,10 @@ def deploy(
     guardian: str | None = None,
     minimum_stake: int = MINIMUM_STAKE,
     cover_per_slot: int | None = None,
+    challenge_bond: int = CHALLENGE_BOND,
     permit2: str | None = None,
 ) -> Deployment:
-    """Staking, Registry and StreamPay, on a local chain the token TestUSD too; every immutable is read back.
+    """Staking, Registry, StreamPay and Slashing, on a local chain the token TestUSD too; every immutable is read back.
 
     `guardian` may pause opens and top-ups: the deploying account unless given, the zero address for nobody.
     `cover_per_slot` is what a provider must have staked for each slot on offer: a tenth of the minimum unless given.
@@ -76,15 +81,18 @@ def deploy(
     with _said_plainly("deploying"):
         # They name each other, so that addresses are computed before the contracts are there.
         registry_address = _created(account, account.nonce + 1)
-        slasher = ZERO_ADDRESS
         planned: list[tuple[ContractContainer, list[object]]] = [
-            (project.Staking, [registry_address, ZERO_ADDRESS, minimum_stake, cover_per_slot, slasher]),
             (project.Registry, [_created(account, account.nonce)]),
             (project.StreamPay, [guardian, permit2]),
         ]
         if chain_id == LOCAL_CHAIN_ID:
             planned.append((_test_token(), []))
+        slasher = _created(account, account.nonce + 1 + len(planned))
+        stake_terms: list[object] = [registry_address, ZERO_ADDRESS, minimum_stake, cover_per_slot, slasher]
+        planned.insert(0, (project.Staking, stake_terms))
         staking, registry, stream_pay, *tokens = _deploy(account, planned)
+        # It looks at the staking contract when it is made: that must be in a block before.
+        (slashing,) = _deploy(account, [(project.Slashing, [registry.address, staking.address, challenge_bond])])
         arguments: dict[str, dict[str, object]] = {
             "StreamPay": {"guardian": guardian, "permit2": permit2},
             "Registry": {"staking": staking.address},
@@ -93,15 +101,22 @@ def deploy(
                 "asset": ZERO_ADDRESS,
                 "minimum_stake": minimum_stake,
                 "cover_per_slot": cover_per_slot,
-                "slasher": slasher,
+                "slasher": slashing.address,
+            },
+            "Slashing": {
+                "registry": registry.address,
+                "staking": staking.address,
+                "challenge_bond": challenge_bond,
             },
         }
-        made = {"StreamPay": stream_pay, "Registry": registry, "Staking": staking}
+        made = {"StreamPay": stream_pay, "Registry": registry, "Staking": staking, "Slashing": slashing}
         for name, deployed in made.items():
             for argument, value in arguments[name].items():
                 _require(f"{name}'s {argument}", _read(deployed.address, name, argument), value)
         domain = stream_pay_domain(chain_id, stream_pay.address)
         _require("StreamPay's domain", _read(stream_pay.address, "StreamPay", "domain_separator"), domain.separator)
+        domain = slashing_domain(chain_id, slashing.address)
+        _require("Slashing's domain", _read(slashing.address, "Slashing", "domain_separator"), domain.separator)
     contracts = {
         name: DeployedContract(
             address=deployed.address,

@@ -50,7 +50,7 @@ def cli(
     replace: bool,
     as_json: bool,
 ) -> None:
-    """Deploy Staking, Registry and StreamPay, and record them. What is recorded already is kept."""
+    """Deploy Staking, Registry, StreamPay and Slashing, and record them. What is recorded already is kept."""
     deployer.require_lasting_chain()
     chain_id = networks.provider.chain_id
     path = path or deployments.default_path(chain_id)

@@ -215,6 +215,21 @@ def _get(id: bytes32) -> IRegistry.Offer:
 
 @internal
 @view
+def _figures(id: bytes32) -> IRegistry.Figures:
+    """@return All zero where there is no such offer."""
+    by_time: uint256 = self._offers[id].by_time
+    return IRegistry.Figures(
+        provider=self._provider_of(id),
+        rate=convert(by_time & MASK_96, uint96),
+        prompt_price=convert((by_time >> 96) & MASK_96, uint96),
+        completion_price=convert(self._offers[id].by_unit >> 160, uint96),
+        slots=convert((by_time >> 192) & MASK_32, uint32),
+        max_ttft_ms=convert(self._offers[id].small & MASK_32, uint32),
+    )
+
+
+@internal
+@view
 def _page(start: uint256, limit: uint256) -> DynArray[bytes32, 100]:
     page: DynArray[bytes32, 100] = []
     count: uint256 = self._offer_count

@@ -21,7 +21,8 @@ def contract(block: int) -> DeployedContract:
     return DeployedContract(HERE, block, "0x" + "12" * 32, {"guardian": HERE}, "0x" + "34" * 32)
 
 
-DEPLOYMENT = Deployment(97, {"StreamPay": contract(9), "Registry": contract(7), "Staking": contract(8)}, {"TUSD": HERE})
+BLOCKS = {"StreamPay": 9, "Registry": 7, "Staking": 8, "Slashing": 10}
+DEPLOYMENT = Deployment(97, {name: contract(block) for name, block in BLOCKS.items()}, {"TUSD": HERE})
 
 
 def test_a_deployment_survives_its_file(tmp_path: Path) -> None:
@@ -97,6 +98,14 @@ def test_the_script_records_what_it_did(deployed: Deployed) -> None:
     assert set(found.contracts) == set(deployments.CONTRACTS)
     assert found.contracts["Staking"].arguments["registry"] == found.registry
     assert found.contracts["Registry"].arguments == {"staking": found.staking}
+    assert found.contracts["Staking"].arguments["slasher"] == found.slashing
+    bond = found.contracts["Slashing"].arguments["challenge_bond"]
+    assert found.contracts["Slashing"].arguments == {
+        "registry": found.registry,
+        "staking": found.staking,
+        "challenge_bond": bond,
+    }
+    assert int(bond) > 0
     assert set(found.tokens) == {"TUSD"}
 
 

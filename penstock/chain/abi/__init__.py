@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-CONTRACTS = ("StreamPay", "Registry", "Staking")
+CONTRACTS = ("StreamPay", "Registry", "Staking", "Slashing")
 
 
 def path(name: str) -> Path:
