@@ -32,6 +32,8 @@ ACCEPT_TYPE = keccak(
 RECEIPT_HEADER = "penstock-receipt"
 """Of an answer given at once. Of a streamed one, the name of the comment line that carries it."""
 ACCEPT_HEADER = "penstock-accept"
+RECEIPTS_PATH = "/v1/penstock/receipts"
+"""There a provider gives its receipts again, each by its hash."""
 NOTHING = "0x" + "00" * 32
 """As `previous`: the first of its session. As `output_hash`: the engine told no token ids."""
 _RECEIPT_KINDS = ["address", "bytes32", "bytes32", "uint40", "uint32", "bytes32", "bytes32", "uint32", "uint32"]
@@ -227,6 +229,20 @@ class ReceiptBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             read_uint(self.total, 128, "total"),
             read_bytes32(self.previous, "previous"),
         ), read_bytes(self.signature, "signature", 65)
+
+
+class ReceiptAnswer(msgspec.Struct, frozen=True):
+    """GET {RECEIPTS_PATH}/{hash}?token_ids, with the session's token; without `?token_ids` the receipt alone."""
+
+    receipt: ReceiptBody
+    token_ids: str | None
+    """The answer's, packed; None where the engine told none."""
+
+
+class ReceiptsAnswer(msgspec.Struct, frozen=True):
+    """GET {RECEIPTS_PATH}?first=0&most=1000, with the session's token: its receipts from this place on."""
+
+    receipts: list[ReceiptBody]
 
 
 class AcceptBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
