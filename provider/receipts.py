@@ -55,10 +55,11 @@ class ReceiptClock:
         if (ahead := last - int(wall() * 1000)) > _AHEAD_MS:
             log.warning("the clock was set back: receipts go on from the latest time they told", ahead_ms=ahead)
 
-    def now(self) -> int:
+    def now(self, least: int = 0) -> int:
+        """`least`: a time that was told from elsewhere, after which it is."""
         read_at = self._monotonic()
         passed = int((read_at - self._read_at) * 1000)
-        now = max(int(self._wall() * 1000), self._last + passed)
+        now = max(int(self._wall() * 1000), self._last + passed, least)
         if now > self._last:
             self._last, self._read_at = now, read_at
         return now
@@ -150,8 +151,9 @@ class Job:
 
     async def finish(self, answered: Answered, usage: Usage | None) -> SignedReceipt:
         """Once, before the slot is given back: the receipt, on the disk with the usage, then signed."""
-        finished_at = max(self._receipts.clock.now(), self.first_token_at)
         await asyncio.shield(self._kept)
+        # Nothing is waited for between this moment and the place in the session that goes with it.
+        finished_at = self._receipts.clock.now(self.first_token_at)
         return await self._receipts.conclude(self.accept, answered, finished_at, self._terms, usage)
 
 
