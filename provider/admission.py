@@ -184,6 +184,17 @@ class Admission:
         """Running answers of sessions that reserve no slot, because they pay for tokens and not for time."""
         return sum(not run.session.start for runs in self._runs.values() for run in runs)
 
+    def _others_answered(self, session: Session) -> int:
+        """Other sessions of the offer, by stream and start, that are being answered: never more than its slots, less
+        this one, whatever became of the streams meanwhile."""
+        running = {
+            (run.session.stream_id, run.session.start)
+            for runs in self._runs.values()
+            for run in runs
+            if run.session.offer_id == session.offer_id
+        }
+        return len(running - {(session.stream_id, session.start)})
+
     # --- runs ---
 
     def admit(self, session: Session) -> Run:
@@ -201,6 +212,9 @@ class Admission:
                 f"this session already has {len(runs)} answers running, which is its limit",
                 retry_after=1,
             )
+        if self._others_answered(session) >= self._seller.offers[session.offer_id].terms.slots:
+            # One whose money has ended holds the slot that it had until its receipt is written.
+            raise ApiError(503, "no_free_slot", "all slots are taken: try again shortly", retry_after=1)
         run = Run(session)
         self._runs[session.stream_id].add(run)
         if session.start and session.stream_id not in self._timers:

@@ -15,6 +15,9 @@ from starlette.exceptions import HTTPException
 
 from penstock.chain.port import Chain
 from penstock.errors import ChainError
+from penstock.types import hex32
+from penstock.wire.eip712 import Domain, KeySigner
+from penstock.wire.receipts import RECEIPTS_PATH, ReceiptAnswer, ReceiptBody, ReceiptsAnswer
 from penstock.wire.sessions import (
     CLOSE_PATH,
     SESSIONS_PATH,
@@ -33,6 +36,7 @@ from provider.gateway import PATHS, Gateway
 from provider.market import Seller
 from provider.payouts import Payouts
 from provider.projection import Clock, Projection
+from provider.receipts import Receipts
 from provider.sessions import Sessions
 from provider.settings import Settings
 from provider.store import Store, Usage
@@ -40,6 +44,8 @@ from provider.store import Store, Usage
 log = structlog.get_logger("provider")
 
 _CONTROL_BODY = 64 * 1024
+_MOST_RECEIPTS = 1000
+"""In one list."""
 _FLUSH_SECONDS = 0.25
 _FIRST_SYNC_SECONDS = 600.0
 _SETTLE_SECONDS = 20.0
@@ -50,8 +56,19 @@ class Provider:
     """The running parts, in the order in which they need each other."""
 
     def __init__(
-        self, settings: Settings, *, chain: Chain, engine: Engine, store: Store, clock: Clock, seller: Seller
+        self,
+        settings: Settings,
+        *,
+        chain: Chain,
+        engine: Engine,
+        store: Store,
+        clock: Clock,
+        seller: Seller,
+        signer: KeySigner | None = None,
+        slashing: Domain | None = None,
     ) -> None:
+        """`signer`: whose key signs receipts; None: the account's. `slashing`: for the contract that judges them; None:
+        there is none, and none are signed."""
         self.settings, self.chain, self.engine, self.store, self.seller = settings, chain, engine, store, seller
         self.projection = Projection(
             chain,
@@ -77,11 +94,13 @@ class Provider:
             grace_seconds=settings.voucher_seconds,
         )
         self.sessions = Sessions(settings, chain, store, seller, self.projection, self.admission, self.accounts, clock)
+        self.sessions.slashing = slashing.contract if slashing else None
         self.payouts = Payouts(
             chain, store, seller, self.projection, self.accounts, gas_multiple=settings.payout_gas_multiple
         )
+        self.receipts = Receipts(store, seller, signer or seller.account, slashing, clock) if slashing else None
         self.gateway = Gateway(
-            settings, engine, seller, self.admission, self.sessions, self.accounts, self._record, clock
+            settings, engine, seller, self.admission, self.sessions, self.accounts, self._record, clock, self.receipts
         )
         self._usage: list[Usage] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -100,6 +119,10 @@ class Provider:
         except (ChainError, TimeoutError) as error:
             # What was known still holds up to its proven ends; new sessions wait for the node.
             log.warning("cannot read the chain yet", error=str(error))
+        if self.receipts is not None:
+            await self.receipts.load()
+        else:
+            log.info("no contract judges receipts on this chain: none are signed")
         await self.accounts.load()
         await self.gateway.start()
         every = self.settings.payout_seconds
@@ -151,14 +174,34 @@ class Provider:
     async def _flush(self) -> None:
         rows, self._usage = self._usage, []
         await self.store.add_usage(rows)
+        if self.receipts is not None:
+            await self.receipts.flush()
 
 
 def create_app(
-    settings: Settings, *, chain: Chain, engine: Engine, store: Store, clock: Clock, seller: Seller
+    settings: Settings,
+    *,
+    chain: Chain,
+    engine: Engine,
+    store: Store,
+    clock: Clock,
+    seller: Seller,
+    signer: KeySigner | None = None,
+    slashing: Domain | None = None,
 ) -> ProviderApp:
     """An ASGI application. It starts and stops what runs behind it in its lifespan; chain, engine and store are the
-    caller's to open and close."""
-    return ProviderApp(Provider(settings, chain=chain, engine=engine, store=store, clock=clock, seller=seller))
+    caller's to open and close. `signer` and `slashing` as `Provider` takes them."""
+    provider = Provider(
+        settings,
+        chain=chain,
+        engine=engine,
+        store=store,
+        clock=clock,
+        seller=seller,
+        signer=signer,
+        slashing=slashing,
+    )
+    return ProviderApp(provider)
 
 
 class ProviderApp:
@@ -231,6 +274,26 @@ def _routes(provider: Provider) -> FastAPI:
         session = await sessions.named(asked) if by_grant else admission.session(authorization)
         return _json(200, await sessions.close(session, asked))
 
+    @app.get(RECEIPTS_PATH, summary="The receipts of the token's session, in order")
+    async def receipts_of_session(request: Request) -> Response:
+        session, receipts = admission.session(_authorization(request)), _signing(provider)
+        first, most = _number(request, "first", 0), min(_number(request, "most", _MOST_RECEIPTS), _MOST_RECEIPTS)
+        found = await receipts.of_session(session.stream_id, session.start, first, most)
+        return _json(200, ReceiptsAnswer([ReceiptBody.of(signed) for signed in found]))
+
+    @app.get(RECEIPTS_PATH + "/{name}", summary="A receipt by its hash; to who shows its session's token, with the ids")
+    async def receipt(request: Request, name: str) -> Response:
+        found = await _signing(provider).get(name.lower())
+        if found is None:
+            raise ApiError(404, "receipt_unknown", f"no receipt {name[:80]} was signed here")
+        signed, ids = found
+        if request.query_params.get("token_ids") is None:
+            return _json(200, ReceiptBody.of(signed))
+        session = admission.session(_authorization(request))
+        if (session.stream_id, session.start) != signed.receipt.session:
+            raise ApiError(403, "not_yours", "the receipt is another session's: its answer is for who paid for it")
+        return _json(200, ReceiptAnswer(ReceiptBody.of(signed), None if ids is None else hex32(ids)))
+
     @app.get("/v1/models", summary="The models on sale, in OpenAI's shape")
     async def models() -> Response:
         listed: dict[str, dict[str, Any]] = {}
@@ -270,6 +333,19 @@ def _routes(provider: Provider) -> FastAPI:
     app.add_exception_handler(ClientLeft, left)
     app.add_exception_handler(Exception, failed)
     return app
+
+
+def _signing(provider: Provider) -> Receipts:
+    if provider.receipts is None:
+        raise ApiError(404, "no_receipts", "no contract judges receipts on this chain: none are signed")
+    return provider.receipts
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise ApiError(400, "invalid_request", f"{name} is a whole number", param=name)
+    return int(text)
 
 
 async def _repeat(seconds: float, work: Callable[[], Awaitable[None]]) -> None:

@@ -64,6 +64,10 @@ def start(
     rpc_url: RpcUrl = None,
     deployment: DeploymentFile = None,
     account: AccountName = None,
+    signer: Annotated[
+        str | None,
+        typer.Option(help="Whose key signs receipts, if not the account's; named like it.", rich_help_panel=_CHAIN),
+    ] = None,
     payee: Annotated[
         str | None, typer.Option(help="Whom streams pay; decided at registration.", rich_help_panel=_CHAIN)
     ] = None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +37,9 @@ class Prepared:
     """Whether the client wants pieces."""
     wants_usage: bool
     """Whether it asked for the piece with the usage."""
+    wants_ids: bool = False
+    """Whether it asked for token ids, by vLLM's name."""
+    wants_logprobs: bool = False
 
 
 def prepare(
@@ -46,11 +51,13 @@ def prepare(
     max_choices: int,
     hints: dict[str, Any],
     most_tokens: int | None = None,
+    ask_ids: Callable[[dict[str, Any]], None] | None = None,
 ) -> Prepared:
     """The body for the engine: always a stream, always with usage. ApiError 400 or 404 where it is no request.
 
-    `hints` are fields that make this engine count as it goes; they are added where no client sees the pieces, and
-    where tokens are paid for: then `most_tokens` is how many the deposit pays for, and the engine is asked for no more.
+    `hints` are fields that make this engine count as it goes; they are added where no client sees the pieces, where
+    tokens are paid for (then `most_tokens` is how many the deposit pays for, and the engine is asked for no more), and
+    where a receipt states the counts. For that, `ask_ids` adds what makes it tell the ids of its tokens.
     """
     try:
         body = msgspec.json.decode(raw)
@@ -83,10 +90,14 @@ def prepare(
     sent["stream_options"] = {"include_usage": True}
     if most_tokens is not None:
         _limit(sent, most_tokens // (choices or 1))
-    if not streams or most_tokens is not None:
+    if ask_ids is not None or not streams or most_tokens is not None:
         for name, value in hints.items():
             sent[name] = {**sent[name], **value} if isinstance(value, dict) and name in sent else value
-    return Prepared(msgspec.json.encode(sent), streams, bool(options.get("include_usage")))
+    wants_logprobs = sent.get("logprobs") not in (None, False)
+    wants_ids = body.get("return_token_ids") is True
+    if ask_ids is not None:
+        ask_ids(sent)
+    return Prepared(msgspec.json.encode(sent), streams, bool(options.get("include_usage")), wants_ids, wants_logprobs)
 
 
 def _limit(sent: dict[str, Any], most: int) -> None:
@@ -111,9 +122,17 @@ class Counted:
     completion_tokens: int = 0
     exact: bool = False
     """False: as many as there were pieces, which is a lower bound."""
+    ids: int = 0
+    """Token ids that were told. Where there are any, they and nothing else are the completion tokens."""
 
-    def take(self, piece: dict[str, Any]) -> None:
-        """From a piece that carries the engine's own count."""
+    def take(self, piece: dict[str, Any], ids: int = 0) -> None:
+        """From a piece that carries the engine's own count, or so many ids."""
+        self._take(piece)
+        self.ids += ids
+        if self.ids:
+            self.completion_tokens, self.exact = self.ids, True
+
+    def _take(self, piece: dict[str, Any]) -> None:
         usage, timings = piece.get("usage"), piece.get("timings")
         if isinstance(usage, dict):
             self.prompt_tokens = _count(usage.get("prompt_tokens"))
@@ -136,6 +155,74 @@ class Counted:
         return found if self.exact else found | {"estimated": True}
 
 
+class TokenIds:
+    """The ids of an answer's tokens, taken out of the pieces that an engine gives."""
+
+    def __init__(self, prepared: Prepared, *, shows_counts: bool) -> None:
+        """`shows_counts`: the client gets what the engine counts as it goes, too."""
+        self._prepared, self._shows_counts = prepared, shows_counts
+        self._choices: dict[int, array[int]] = {}
+
+    def take(self, piece: dict[str, Any]) -> tuple[list[tuple[int, list[int]]], bool]:
+        """Ids by choice, and whether the piece was changed: what its client did not ask for is gone from it, and what
+        it asked for has vLLM's names. ApiError 502 where an id is none."""
+        found: list[tuple[int, list[int]]] = []
+        wanted = self._prepared.wants_ids
+        changed = not wanted and piece.pop("prompt_token_ids", None) is not None
+        for choice in piece.get("choices") or ():
+            changed |= not wanted and choice.pop("prompt_token_ids", None) is not None
+            ids = choice.get("token_ids")
+            if "token_ids" in choice and not wanted:
+                del choice["token_ids"]
+                changed = True
+            logprobs = choice.get("logprobs")
+            if logprobs:
+                content = logprobs.get("content") if isinstance(logprobs, dict) else None
+                if ids is None and content and isinstance(content, list) and "id" in content[0]:  # llama.cpp
+                    ids = [entry.get("id") for entry in content]
+                    if wanted:
+                        choice["token_ids"] = ids
+                    changed = True
+                if not self._prepared.wants_logprobs:
+                    choice["logprobs"] = None
+                    changed = True
+            if ids:
+                if not all(type(token) is int and 0 <= token < 2**32 for token in ids):
+                    raise ApiError(502, "engine_garbage", "the engine's token ids are no such")
+                found.append((choice.get("index") or 0, ids))
+        return found, changed
+
+    def hide_counts(self, piece: dict[str, Any]) -> bool:
+        """Once they are read. Whether the piece was changed."""
+        if self._shows_counts or not piece.get("choices"):
+            return False
+        hidden = [piece.pop("timings", None)]
+        if not self._prepared.wants_usage:
+            hidden.append(piece.pop("usage", None))
+        return any(each is not None for each in hidden)
+
+    def keep(self, found: list[tuple[int, list[int]]]) -> None:
+        """They have been passed on."""
+        for index, ids in found:
+            self._choices.setdefault(index, array("I")).extend(ids)
+
+    @property
+    def choices(self) -> list[array[int]]:
+        """In order of index."""
+        return [self._choices[index] for index in sorted(self._choices)]
+
+
+def has_words(piece: dict[str, Any]) -> bool:
+    """Whether it carries part of the answer itself, and not only its frame."""
+    for choice in piece.get("choices") or ():
+        if choice.get("text"):
+            return True
+        delta = choice.get("delta")
+        if isinstance(delta, dict) and any(value for name, value in delta.items() if name != "role"):
+            return True
+    return False
+
+
 class Assembly:
     """The whole answer that a client which wants no pieces gets."""
 
@@ -147,7 +234,7 @@ class Assembly:
         self._usage: Any = None
 
     def add(self, piece: dict[str, Any]) -> None:
-        for name in ("id", "created", "system_fingerprint"):
+        for name in ("id", "created", "system_fingerprint", "prompt_token_ids"):
             if name in piece:
                 self._head.setdefault(name, piece[name])
         if isinstance(piece.get("usage"), dict):
@@ -165,6 +252,8 @@ class Assembly:
                 _merge(choice.setdefault("message", {}), value)
             elif name == "text":
                 choice["text"] = choice.get("text", "") + value
+            elif name == "token_ids":
+                choice[name] = choice.get(name, []) + value
             elif name == "logprobs":
                 choice["logprobs"] = choice["logprobs"] or {}
                 for part, items in value.items():

@@ -1,8 +1,10 @@
 """The hot route: a request for a completion, from the token to the last byte. Plain ASGI, no framework.
 
-The engine is always asked for a stream. Its bytes go on as they came, whole events at a time, unparsed but for
-the one that carries the usage. Three things can end an answer early, and each closes the connection to the
-engine, which frees its slot: the money ends, the client leaves, the engine falls silent.
+The engine is always asked for a stream, and whole events go on as they come: looked into where a receipt or a bill
+states what they hold, else unparsed but for the one that carries the usage. What ends an answer early closes the
+connection to the engine, which frees its slot: the money ends, the client leaves, the engine falls silent, the
+first token comes later than the offer promises, the answer takes too long. Each gets its receipt, which is on the disk
+before the slot is given back.
 """
 
 from __future__ import annotations
@@ -17,14 +19,17 @@ import aiohttp
 import msgspec
 import structlog
 
+from penstock.types import Terms
+from penstock.wire.receipts import ACCEPT_HEADER, RECEIPT_HEADER, SignedReceipt
 from penstock.wire.sessions import OWED_HEADER, prompt_bound
 from provider.accounts import VOUCHER_NEEDED, Accounts, Bill
 from provider.admission import Admission, Refusal, Run
 from provider.asgi import ClientLeft, Receive, Scope, Send, header, read_body, send_error, send_json
-from provider.completions import CHAT, TEXT, Assembly, Counted, Prepared, prepare
+from provider.completions import CHAT, TEXT, Assembly, Counted, Prepared, TokenIds, has_words, prepare
 from provider.engines import Engine
 from provider.errors import ApiError
 from provider.market import Seller
+from provider.receipts import Answered, Job, Receipts
 from provider.sessions import Sessions
 from provider.settings import Settings
 from provider.store import Session, Usage
@@ -39,8 +44,13 @@ _LONGEST_EVENT = 4 * 2**20
 _LONGEST_ERROR = 64 * 2**10
 _USAGE_MARKS = (b'"usage":{', b'"usage": {')
 
+_STUCK_SECONDS = 5.0
+"""How long a client that does not read may hold an answer that was stopped."""
+
 LEFT = "client_left"
 SILENT = "engine_silent"
+LATE = "first_token_late"
+LONG = "answer_too_long"
 
 
 class Gateway:
@@ -54,8 +64,11 @@ class Gateway:
         accounts: Accounts,
         record: Callable[[Usage], None],
         clock: Callable[[], float],
+        receipts: Receipts | None,
     ) -> None:
+        """`receipts`: None where no contract judges them, and so none are signed."""
         self._settings, self._engine, self._seller = settings, engine, seller
+        self._receipts = receipts
         self._admission, self._sessions, self._accounts = admission, sessions, accounts
         self._record, self._clock = record, clock
         self._http: aiohttp.ClientSession | None = None
@@ -103,46 +116,75 @@ class Gateway:
         terms = self._seller.offers[session.offer_id].terms
         bill = self._accounts.bill(session, prompt_bound(raw, terms.context_length))
         try:
-            await self._serve(session, terms.model, raw, bill, path, receive, send)
+            await self._serve(session, terms, raw, bill, path, receive, send)
         finally:
             if bill is not None:
                 bill.close()
 
     async def _serve(
-        self, session: Session, model: str, raw: bytes, bill: Bill | None, path: str, receive: Receive, send: Send
+        self, session: Session, terms: Terms, raw: bytes, bill: Bill | None, path: str, receive: Receive, send: Send
     ) -> None:
         prepared = prepare(
             raw,
             path,
-            model=model,
+            model=terms.model,
             engine_model=self._engine.model,
             max_choices=self._settings.max_choices,
             hints=self._engine.dialect.hints,
             most_tokens=bill.most_tokens if bill is not None else None,
+            ask_ids=self._engine.dialect.ask_ids if self._receipts is not None else None,
         )
         if (trouble := self._engine.trouble()) is not None:
             raise ApiError(503, "engine_unavailable", f"{trouble}: try again shortly", retry_after=2)
         run = self._admission.admit(session)
-        exchange = _Exchange(run, path, model, self._engine.model, self._clock(), bill)
+        job = self._receipts.begin(session, raw) if self._receipts is not None else None
+        exchange = _Exchange(run, path, terms, self._engine.model, self._clock, bill, job, prepared)
         leaving = asyncio.create_task(_left(receive))
         leaving.add_done_callback(lambda _: exchange.stop(LEFT))
         run.on_cut(lambda: exchange.stop(_refusal_code(run)))
+        loop = asyncio.get_running_loop()
+        timers = [loop.call_later(self._settings.answer_seconds, exchange.stop, LONG)]
+        if terms.max_ttft_ms:
+            timers.append(loop.call_later((terms.max_ttft_ms + 1) / 1000, exchange.stop_unless_begun))
         outcome = "failed"
         try:
-            await self._open(exchange, prepared.payload)
-            if prepared.streams:
-                await self._stream(exchange, prepared, send)
-            else:
-                await self._whole(exchange, send)
+            async with asyncio.timeout(None) as guard:
+                exchange.on_stop_at_last(lambda: guard.reschedule(loop.time() + _STUCK_SECONDS))
+                await self._open(exchange, prepared.payload)
+                if prepared.streams:
+                    await self._stream(exchange, send)
+                else:
+                    await self._whole(exchange, send)
             outcome = exchange.why or "done"
+        except TimeoutError:
+            if not guard.expired():
+                raise
+            outcome = exchange.why or "done"
+            log.info("a client does not read: its answer was dropped", session=session.id, why=outcome)
         except ApiError as error:
             outcome = error.code
+            await self._conclude(exchange, outcome)
+            error.headers.update(await exchange.headers())
             raise
         finally:
+            exchange.on_stop_at_last(None)
             leaving.cancel()
-            exchange.close()
-            self._admission.finish(run)
-            self._record(exchange.usage(session, self._clock(), outcome))
+            for timer in timers:
+                timer.cancel()
+            try:
+                await self._conclude(exchange, outcome)
+            finally:
+                self._admission.finish(run)
+
+    async def _conclude(self, exchange: _Exchange, outcome: str) -> None:
+        """No more comes: stop the engine, and write down what was served. What was written first stays."""
+        exchange.close()
+        if exchange.concluding is None:
+            usage = exchange.usage(self._clock(), outcome)
+            if exchange.job is None:
+                self._record(usage)
+            exchange.concluding = asyncio.ensure_future(exchange.conclude(usage))
+        await asyncio.shield(exchange.concluding)
 
     # --- the engine's side ---
 
@@ -206,31 +248,37 @@ class Gateway:
 
     # --- the client's side ---
 
-    async def _stream(self, exchange: _Exchange, prepared: Prepared, send: Send) -> None:
+    async def _stream(self, exchange: _Exchange, send: Send) -> None:
         """Pass the events on. Once the answer has begun, its end is told in an event."""
         started = False
         try:
             async with aclosing(exchange.events(self._settings.engine_idle_seconds)) as source:
                 async for events in source:
-                    if exchange.bill is None and any(mark in events for mark in _USAGE_MARKS):
-                        events = exchange.take_usage(events, keep=prepared.wants_usage)
-                    if not started:
-                        exchange.began(self._clock())
-                        await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS})
-                        started = True
-                    async for paid in exchange.paid(events, keep=prepared.wants_usage):
+                    async for paid in exchange.paid(events):
+                        if not started:
+                            await self._start(exchange, send)
+                            started = True
                         await send({"type": "http.response.body", "body": paid, "more_body": True})
+            await exchange.settle()
         except ApiError as error:
             if not started:
                 raise
             exchange.why = exchange.why or error.code
+            await self._conclude(exchange, exchange.why)
             if error.code != LEFT:
-                tail = b"data: " + msgspec.json.encode(error.body) + b"\n\n"
+                tail = exchange.rest + exchange.receipt_comment + b"data: " + msgspec.json.encode(error.body) + b"\n\n"
                 await send({"type": "http.response.body", "body": tail, "more_body": False})
             return
-        if not started:
+        if not exchange.heard:
             raise ApiError(502, "engine_garbage", "the engine ended without an answer")
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._conclude(exchange, "done")
+        if not started:
+            await self._start(exchange, send)
+        await send({"type": "http.response.body", "body": exchange.tail, "more_body": False})
+
+    async def _start(self, exchange: _Exchange, send: Send) -> None:
+        headers = [(name.encode(), value.encode()) for name, value in (await exchange.headers()).items()]
+        await send({"type": "http.response.start", "status": 200, "headers": _SSE_HEADERS + headers})
 
     async def _whole(self, exchange: _Exchange, send: Send) -> None:
         """Put the answer together and give it at once. Cut short, what there is goes into the error."""
@@ -238,8 +286,6 @@ class Gateway:
         try:
             async with aclosing(exchange.events(self._settings.engine_idle_seconds)) as source:
                 async for events in source:
-                    if exchange.first_at is None:
-                        exchange.began(self._clock())
                     for piece in _pieces(events):
                         if "error" in piece:
                             log.error(
@@ -248,43 +294,80 @@ class Gateway:
                             raise ApiError(502, "engine_error", "the engine failed in mid-answer: try again")
                         await exchange.count(piece)
                         assembly.add(piece)
+            await exchange.settle()
         except ApiError as error:
             if error.status == 402:
                 usage = exchange.served
                 error.details |= {"usage": usage, "partial": assembly.answer(usage)}
             raise
-        if exchange.first_at is None:
+        if not exchange.heard:
             raise ApiError(502, "engine_garbage", "the engine ended without an answer")
-        headers = {OWED_HEADER: exchange.owed.decode()} if exchange.bill else {}
+        await self._conclude(exchange, exchange.why or "done")
+        headers = await exchange.headers()
+        if exchange.bill:
+            headers[OWED_HEADER] = exchange.owed.decode()
         await send_json(send, 200, assembly.answer(exchange.counted.usage), headers)
 
 
 class _Exchange:
     """One answer on its way from the engine to the client."""
 
-    def __init__(self, run: Run, path: str, model: str, engine_model: str, now: float, bill: Bill | None) -> None:
-        self.run, self.path, self.model, self.bill = run, path, model, bill
+    def __init__(
+        self,
+        run: Run,
+        path: str,
+        terms: Terms,
+        engine_model: str,
+        clock: Callable[[], float],
+        bill: Bill | None,
+        job: Job | None,
+        prepared: Prepared,
+    ) -> None:
+        self.run, self.path, self.model, self.bill, self.job = run, path, terms.model, bill, job
         self.counted = Counted()
         self.why: str | None = None
         """Why it was stopped, if it was."""
         self.response: aiohttp.ClientResponse | None = None
-        self.started_at = now
+        self.heard = False
+        """Whether the engine has said anything."""
         self.first_at: float | None = None
+        self.receipt: SignedReceipt | None = None
+        self.concluding: asyncio.Future[None] | None = None
+        self._clock, self.started_at = clock, clock()
+        self._began = asyncio.get_running_loop().time()
+        self._bound = terms.max_ttft_ms
+        self._prepared = prepared
+        self._ids = TokenIds(prepared, shows_counts=bill is not None)
+        self._parses = bill is not None or job is not None or not prepared.streams
+        self._ready: list[bytes] = []
+        """Events that have not been passed on: nothing is before the first token."""
         self._stop: Callable[[], Any] | None = None
+        self._stop_at_last: Callable[[], Any] | None = None
         self._renames = []
-        if engine_model != model:
-            old, new = (msgspec.json.encode(name) for name in (engine_model, model))
+        if engine_model != self.model:
+            old, new = (msgspec.json.encode(name) for name in (engine_model, self.model))
             self._renames = [(b'"model":' + old, b'"model":' + new), (b'"model": ' + old, b'"model": ' + new)]
 
     def on_stop(self, stop: Callable[[], Any]) -> None:
         """How it is stopped from now on."""
         self._stop = stop
 
+    def on_stop_at_last(self, stop: Callable[[], Any] | None) -> None:
+        """What ends it in any case, a while after it was stopped."""
+        self._stop_at_last = stop
+
     def stop(self, why: str) -> None:
-        if self.why is None:
+        if self.why is None and self.concluding is None:
             self.why = why
             if self._stop is not None:
                 self._stop()
+        if self._stop_at_last is not None:
+            self._stop_at_last()
+
+    def stop_unless_begun(self) -> None:
+        """The offer's time for the first token is over."""
+        if self.first_at is None:
+            self.stop(LATE)
 
     def close(self) -> None:
         self._stop = None
@@ -292,8 +375,46 @@ class _Exchange:
             # Not read to its end, the connection is closed, and the engine stops generating.
             self.response.close() if not self.response.content.at_eof() else self.response.release()
 
-    def began(self, now: float) -> None:
-        self.first_at = now
+    def begin(self) -> None:
+        """The first token is here. ApiError 504 where, by the receipt's stamps, that is later than the offer says."""
+        if self.job is not None:
+            passed = self.job.token_came()
+        else:
+            passed = int((asyncio.get_running_loop().time() - self._began) * 1000)
+        if self._bound and passed > self._bound:
+            self.counted = Counted()  # nothing of it is passed on
+            self.stop(LATE)
+            raise self.error()
+        self.first_at = self._clock()
+
+    async def conclude(self, usage: Usage) -> None:
+        if self.job is not None:
+            first_at = self.job.first_token_at if self.first_at is not None else 0
+            answered = Answered.of(usage.prompt_tokens, usage.completion_tokens, first_at, self._ids.choices)
+            self.receipt = await self.job.finish(answered, usage)
+
+    async def headers(self) -> dict[str, str]:
+        """The accept, and once there is one the receipt."""
+        if self.job is None:
+            return {}
+        found = {ACCEPT_HEADER: await self.job.accepted()}
+        return found | ({RECEIPT_HEADER: self.receipt.text()} if self.receipt else {})
+
+    @property
+    def rest(self) -> bytes:
+        """Events that are counted, and not passed on yet."""
+        return b"".join(event + b"\n\n" for event in self._ready)
+
+    @property
+    def receipt_comment(self) -> bytes:
+        """The receipt, where strict clients do not see it."""
+        return f": {RECEIPT_HEADER} {self.receipt.text()}\n\n".encode() if self.receipt else b""
+
+    @property
+    def tail(self) -> bytes:
+        """What ends a stream of events that is whole."""
+        owed = b": penstock " + self.owed + b"\n\n" if self.bill is not None else b""
+        return self.rest + owed + self.receipt_comment + b"data: [DONE]\n\n"
 
     def error(self) -> ApiError:
         """What stopped it, as the client is told."""
@@ -301,12 +422,17 @@ class _Exchange:
             return ApiError(499, LEFT, "the client has left")
         if self.why == SILENT:
             return ApiError(504, "engine_timeout", "the engine stopped answering: try again, or go elsewhere")
+        if self.why == LATE:
+            message = f"no token came within the {self._bound} ms that the offer promises: try again, or go elsewhere"
+            return ApiError(504, LATE, message)
+        if self.why == LONG:
+            return ApiError(504, LONG, "the answer took longer than any may: ask for fewer tokens")
         refusal = self.run.refusal or Refusal("cut", "the answer was cut")
         status = 503 if refusal.code == "stopping" else 402
         return ApiError(status, refusal.code, refusal.message)
 
     async def events(self, idle_seconds: float) -> AsyncGenerator[bytes, None]:
-        """Whole events as they come. ApiError where they end before [DONE]."""
+        """Whole events as they come, without the [DONE] at their end. ApiError where that does not come."""
         response = self.response
         assert response is not None
         rest = b""
@@ -332,10 +458,13 @@ class _Exchange:
                         raise ApiError(502, "engine_garbage", "the engine's answer is no stream of events")
                     for old, new in self._renames:
                         data = data.replace(old, new)
-                    if not self.counted.exact and self.bill is None:
+                    if not self._parses and not self.counted.exact:
                         self.counted.completion_tokens += data.count(b"data: {")
-                    done = done or b"data: [DONE]" in data[-32:]
-                    yield data
+                    if (at := data.rfind(b"data: [DONE]", -32)) >= 0:
+                        done, data = True, data[:at]
+                    self.heard = True
+                    if data:
+                        yield data
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
             if self.why is None:
                 log.warning("the engine broke off", error=str(error))
@@ -346,48 +475,83 @@ class _Exchange:
         if not done:
             raise ApiError(502, "engine_error", "the engine broke off in mid-answer: try again, or go elsewhere")
 
-    async def paid(self, events: bytes, *, keep: bool) -> AsyncGenerator[bytes, None]:
-        """The same events, in one or more parts, as they are paid for. ApiError 402 where a voucher does not come.
-        Without `keep`, the event that carries nothing but the usage is counted and left out."""
-        if self.bill is None:
+    async def paid(self, events: bytes) -> AsyncGenerator[bytes, None]:
+        """The same events, in one or more parts, as they are paid for, from the first token on. ApiError 402 where a
+        voucher does not come, 504 where the first token is late. What was not asked for is left out: the event that
+        carries nothing but the usage, and token ids."""
+        if not self._parses:
+            if self.first_at is None:
+                self.begin()
+            if any(mark in events for mark in _USAGE_MARKS):
+                events = self._take_usage(events)
             if events:
                 yield events
             return
-        ready: list[bytes] = []
         for event in events.split(b"\n\n"):
+            if not event:
+                continue
             piece = _piece(event)
             if piece is not None:
-                self._tally(piece)
-                if ready and not self.bill.fits(self.counted.prompt_tokens, self.counted.completion_tokens):
-                    yield b"\n\n".join([*ready, b""])
-                    ready = []
-                await self._pay()
-                if not keep and not piece.get("choices") and "usage" in piece:
+                found, changed = self._ids.take(piece)
+                changed |= self._look(piece, found)
+                if self._ready and self.first_at is not None and not self._fits():
+                    yield self._passed_on()
+                if self.first_at is not None:
+                    await self._pay(found)
+                if not self._prepared.wants_usage and not piece.get("choices") and "usage" in piece:
                     continue
-            elif event.startswith(b"data:") and event[5:].strip() == b"[DONE]":
-                ready.append(b": penstock " + self.owed)
-            if event:
-                ready.append(event)
-        if ready:
-            yield b"\n\n".join([*ready, b""])
+                if changed:
+                    event = b"data: " + msgspec.json.encode(piece)
+            self._ready.append(event)
+        if self._ready and self.first_at is not None:
+            yield self._passed_on()
+
+    def _fits(self) -> bool:
+        """Whether it is paid for already."""
+        return self.bill is None or self.bill.fits(self.counted.prompt_tokens, self.counted.completion_tokens)
+
+    def _passed_on(self) -> bytes:
+        ready, self._ready = self._ready, []
+        return b"\n\n".join([*ready, b""])
 
     async def count(self, piece: dict[str, Any]) -> None:
-        """One piece of an answer that is given whole. ApiError 402 where it is not paid for."""
-        if self.bill is None:
-            self.counted.take(piece)
-        else:
-            self._tally(piece)
-            await self._pay()
+        """One piece of an answer that is given whole. ApiError as in `paid`."""
+        found, _ = self._ids.take(piece)
+        self._look(piece, found)
+        if self.first_at is not None:
+            await self._pay(found)
 
-    def _tally(self, piece: dict[str, Any]) -> None:
-        if piece.get("choices") and not self.counted.exact:
+    def _look(self, piece: dict[str, Any], found: list[tuple[int, list[int]]]) -> bool:
+        """Count what a piece carries. Whether it had to be changed, so that it says the same."""
+        token = bool(found) or has_words(piece)
+        if token and not self.counted.exact:
             self.counted.completion_tokens += 1
-        self.counted.take(piece)
+        self.counted.take(piece, sum(len(ids) for _, ids in found))
+        if self.first_at is None and self.counted.completion_tokens:
+            self.begin()
+        changed = self._ids.hide_counts(piece)
+        usage = piece.get("usage")
+        if self.counted.ids and isinstance(usage, dict) and usage.get("completion_tokens") != self.counted.ids:
+            usage |= self.counted.usage
+            return True
+        return changed
 
-    async def _pay(self) -> None:
-        assert self.bill is not None
+    async def settle(self) -> None:
+        """At the end: an answer without a single token has its prompt."""
+        if self.first_at is None:
+            await self._pay([])
+
+    async def _pay(self, found: list[tuple[int, list[int]]]) -> None:
+        """Before it is passed on. What was paid for is passed on, and its ids are the receipt's."""
+        if self.bill is None:
+            self._ids.keep(found)
+            return
+        if self.why is not None:
+            raise self.error()
         prompt_tokens, completion_tokens = self.counted.prompt_tokens, self.counted.completion_tokens
         if not await self.bill.take(prompt_tokens, completion_tokens):
+            if self.why is not None:
+                raise self.error()
             account, needed = self.bill.account, self.bill.needed(prompt_tokens, completion_tokens)
             raise ApiError(
                 402,
@@ -396,8 +560,7 @@ class _Exchange:
                 f"deposit of {account.deposit} are paid (base units)",
                 details=account.details(needed),
             )
-        if self.why is not None:
-            raise self.error()
+        self._ids.keep(found)
 
     @property
     def owed(self) -> bytes:
@@ -412,26 +575,26 @@ class _Exchange:
             return self.counted.usage
         return Counted(self.bill.prompt_tokens, self.bill.completion_tokens, self.counted.exact).usage
 
-    def take_usage(self, events: bytes, *, keep: bool) -> bytes:
-        """Note the usage; without `keep`, take out the event that carries nothing else."""
+    def _take_usage(self, events: bytes) -> bytes:
+        """Note the usage; where it was not asked for, take out the event that carries nothing else."""
         kept = []
         for event in events.split(b"\n\n"):
             if any(mark in event for mark in _USAGE_MARKS):
                 piece = _piece(event)
                 if piece is not None:
                     self.counted.take(piece)
-                    if not keep and not piece.get("choices"):
+                    if not self._prepared.wants_usage and not piece.get("choices"):
                         continue
             kept.append(event)
         return b"\n\n".join(kept)
 
-    def usage(self, session: Session, now: float, outcome: str) -> Usage:
+    def usage(self, now: float, outcome: str) -> Usage:
         counted = self.counted
         if self.bill is not None:
             counted = Counted(self.bill.prompt_tokens, self.bill.completion_tokens, counted.exact)
         return Usage(
             id="req_" + secrets.token_hex(12),
-            session_id=session.id,
+            session_id=self.run.session.id,
             started_at=self.started_at,
             first_token_at=self.first_at,
             finished_at=now,

@@ -116,11 +116,12 @@ async def enter(
     endpoint: str,
     first_block: int,
     say: Say,
+    signer: Address | None = None,
 ) -> Seller:
     """Register, stake what covers the offers' slots, and list, whatever is not so yet. Active offers that are no
     longer wanted are taken off the market; where none is wanted the listed ones stay. InsufficientFunds where the
     account cannot pay the stake."""
-    provider = await _register(chain, account, settings, endpoint, say)
+    provider = await _register(chain, account, settings, endpoint, signer, say)
     for offer in await chain.offers_of(provider.id):
         if wanted and offer.active and offer.terms not in wanted:
             await chain.set_offer_active(account, offer.id, False)
@@ -149,19 +150,28 @@ async def read(chain: Chain, account: Account, provider: Address, first_block: i
     return seller
 
 
-async def _register(chain: Chain, account: Account, settings: Settings, endpoint: str, say: Say) -> Provider:
+async def _register(
+    chain: Chain, account: Account, settings: Settings, endpoint: str, signer: Address | None, say: Say
+) -> Provider:
     me = account.address
     try:
         provider = await chain.provider(me)
     except NotFound:
         payee = _address_setting(settings.payee, "payee") if settings.payee else me
-        receipt = await chain.register(account, payee=payee, signer=me, service=Service.INFERENCE, endpoint=endpoint)
+        receipt = await chain.register(
+            account, payee=payee, signer=signer or me, service=Service.INFERENCE, endpoint=endpoint
+        )
         _said(say, receipt, f"registered {me}")
         return await chain.provider(me)
     if provider.owner != me:
         raise ConfigError(f"{me} has given its provider away to {provider.owner}: use that account")
     if settings.payee and provider.payee != _address_setting(settings.payee, "payee"):
         raise ConfigError(f"{me} is registered with payee {provider.payee}, not {settings.payee}")
+    if signer is not None and provider.signer != signer:
+        raise ConfigError(
+            f"the registry says that {provider.signer} signs the receipts of {me}, and here {signer} would: name that "
+            "key with --signer, or have the owner call the registry's set_signer"
+        )
     if provider.endpoint != endpoint:
         _said(say, await chain.set_endpoint(account, me, endpoint), f"moved the endpoint to {endpoint}")
         return await chain.provider(me)

@@ -26,6 +26,7 @@ from provider.engines import Engine
 from provider.engines.embedded import EmbeddedEngine
 from provider.engines.upstream import UpstreamEngine
 from provider.market import Say
+from provider.receipts import domain_of
 from provider.settings import BUNDLED_MODEL, Settings
 from provider.store import Store
 
@@ -105,6 +106,8 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
             chain, account, deployment = connection.chain, connection.account, connection.deployment
             head = await chain.head()
             say(f"chain {chain.chain_id}, block {head.number}, account {account.address}")
+            signer = load_account(settings.signer, deployment.chain_id) if settings.signer else account
+            slashing = domain_of(deployment)
             wanted = await market.terms_of(settings, chain, deployment.tokens)
             store = open_store(settings, chain, account.address)
             stack.push_async_callback(store.close)
@@ -120,8 +123,18 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
                 endpoint=endpoint,
                 first_block=deployment.first_block,
                 say=say,
+                signer=signer.address if slashing else None,
             )
-            app = create_app(settings, chain=chain, engine=engine, store=store, clock=time.time, seller=seller)
+            app = create_app(
+                settings,
+                chain=chain,
+                engine=engine,
+                store=store,
+                clock=time.time,
+                seller=seller,
+                signer=signer,
+                slashing=slashing,
+            )
             server = Server(app)
             told = asyncio.Event()
             with _signals(told.set):

@@ -75,6 +75,8 @@ class Sessions:
     ) -> None:
         self._settings, self._chain, self._store, self._seller = settings, chain, store, seller
         self._projection, self._admission, self._accounts, self._clock = projection, admission, accounts, clock
+        self.slashing: Address | None = None
+        """The contract that judges receipts; None: there is none."""
         self._busy: set[str] = set()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """By payer, while there are orders of it."""
@@ -114,7 +116,7 @@ class Sessions:
             provider=provider.id,
             endpoint=provider.endpoint,
             chain_id=chain.chain_id,
-            contracts=Contracts(chain.stream_pay, chain.registry, chain.staking),
+            contracts=Contracts(chain.stream_pay, chain.registry, chain.staking, self.slashing or ""),
             signer=provider.signer,
             payee=provider.payee,
             offers=[

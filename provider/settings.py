@@ -45,6 +45,8 @@ class Settings(BaseSettings):
     """Deployment file; empty: the one recorded for the chain."""
     account: str = ""
     """Whose key registers, relays and withdraws: test:N, a keystore file or alias, or env."""
+    signer: str = ""
+    """Whose key signs accepts and receipts, written like the account; empty: the account's own."""
     payee: str = ""
     """Whom streams must pay, decided at registration; empty: the account itself."""
     confirmations: int = Field(0, ge=0, le=1000)
@@ -97,6 +99,8 @@ class Settings(BaseSettings):
     """Until the engine answers at all, its queue included."""
     engine_idle_seconds: float = Field(60, gt=0)
     """Between two pieces of an answer."""
+    answer_seconds: float = Field(3300, gt=0, le=3300)
+    """An answer at most: an hour after its accept the receipt can be asked for on the chain."""
 
     # --- limits ---
     min_relayed_duration: int = Field(30, ge=1)

@@ -1,7 +1,8 @@
-"""What the provider must not forget, in SQLite: sessions, grants used, the chain's events, usage, payouts.
+"""What the provider must not forget, in SQLite: sessions, grants used, the chain's events, receipts, usage, payouts.
 
 Whatever a method writes is on the disk when the method returns (WAL, full sync). Calls run one after
-another in one thread of their own, so that the event loop never waits for a disk.
+another in one thread of their own, so that the event loop never waits for a disk; accepts and receipts that
+come together share a transaction.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ import fcntl
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from sqlalchemy import (
     Boolean,
     Column,
+    ColumnElement,
     Connection,
     Engine,
     Float,
@@ -31,6 +33,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    bindparam,
     create_engine,
     delete,
     event,
@@ -51,6 +54,7 @@ from penstock.types import (
     StreamId,
     StreamKey,
 )
+from penstock.wire.receipts import Accept, Receipt
 
 SCHEMA = "1"
 BLOCKS_KEPT = 1024
@@ -126,6 +130,34 @@ _channel_opens = Table(
     Column("open_transaction", String, nullable=False),
     Column("open_gas", Integer, nullable=False),
 )
+
+_receipts = Table(
+    "receipts",
+    _metadata,
+    Column("accepted_at", Integer, primary_key=True, autoincrement=False),
+    Column("provider", String, nullable=False),
+    Column("offer_id", String, nullable=False),
+    Column("session_id", String, nullable=False),
+    Column("start", Integer, nullable=False),
+    Column("request_hash", String, nullable=False),
+    # What follows is NULL until the answer has ended.
+    Column("seq", Integer),
+    Column("output_hash", String),
+    Column("prompt_tokens", Integer),
+    Column("completion_tokens", Integer),
+    Column("first_token_at", Integer),
+    Column("finished_at", Integer, index=True),
+    Column("amount", String),
+    Column("total", String),
+    Column("previous", String),
+    Column("hash", String, unique=True),
+    Column("prompt_sum", Integer),  # of the session so far
+    Column("completion_sum", Integer),
+    Column("token_ids", LargeBinary),
+    Column("signature", LargeBinary),
+    Index("receipts_by_session", "session_id", "start", "seq", unique=True),
+)
+Index("receipts_owed", _receipts.c.accepted_at, sqlite_where=_receipts.c.seq.is_(None))
 
 _usage = Table(
     "usage",
@@ -206,6 +238,26 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Last:
+    """Where the receipts of a session stand."""
+
+    seq: int
+    hash: str
+    prompt_tokens: int
+    """Of all receipts so far."""
+    completion_tokens: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    receipt: Receipt
+    token_ids: bytes | None
+    signature: bytes | None
+    """None: not written down; it can be made again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Payout:
     transaction: str
     at: int
@@ -229,6 +281,8 @@ class Store:
         self._engine = engine
         self._lock = lock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._waiting: list[tuple[Callable[[Connection], Any], asyncio.Future[Any]]] = []
+        self._writing: asyncio.Task[None] | None = None
 
     @classmethod
     def open(cls, path: Path, *, owner: str) -> Store:
@@ -262,6 +316,8 @@ class Store:
         return cls(engine, lock)
 
     async def close(self) -> None:
+        if self._writing is not None:
+            await self._writing
         await asyncio.to_thread(self._thread.shutdown)
         self._engine.dispose()
         os.close(self._lock)
@@ -273,6 +329,30 @@ class Store:
 
         # Shielded: a caller that is cancelled must not leave it unknown whether something was written.
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, run))
+
+    async def _together(self, work: Callable[[Connection], T]) -> T:
+        """As `_do`, in order, but all that comes while the disk is busy is written in one transaction."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append((work, done))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write())
+        return await asyncio.shield(done)
+
+    async def _write(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                found = await self._do(lambda c, batch=batch: [work(c) for work, _ in batch])  # type: ignore[misc]
+            except Exception:  # nothing was written: each for itself, so that one fails alone
+                for work, done in batch:
+                    try:
+                        done.set_result(await self._do(work))
+                    except Exception as error:
+                        done.set_exception(error)
+            else:
+                for (_, done), result in zip(batch, found, strict=True):
+                    done.set_result(result)
+        self._writing = None
 
     # --- meta ---
 
@@ -463,6 +543,93 @@ class Store:
 
         return await self._do(read)
 
+    # --- accepts and receipts ---
+
+    async def sign_under(self, contract: Address) -> None:
+        """Signatures kept for another contract are worth nothing."""
+
+        def work(c: Connection) -> None:
+            row = insert(_meta).values(name="slashing", value=contract)
+            known = c.execute(select(_meta.c.value).where(_meta.c.name == "slashing")).scalar()
+            if known != contract:
+                c.execute(update(_receipts).values(signature=None))
+                c.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": contract}))
+
+        await self._do(work)
+
+    async def last_moment(self) -> int:
+        """The latest time in any accept or receipt: milliseconds."""
+        latest = select(func.max(_receipts.c.accepted_at)), select(func.max(_receipts.c.finished_at))
+        return await self._do(lambda c: max(c.execute(query).scalar() or 0 for query in latest))
+
+    async def add_accept(self, accept: Accept) -> None:
+        """It names its moment, which no other may have."""
+        row = insert(_receipts).values(asdict(accept))
+        await self._together(lambda c: c.execute(row) and None)
+
+    async def unanswered(self) -> list[Accept]:
+        """Accepts without a receipt, in their order."""
+        columns = [_receipts.c[each.name] for each in fields(Accept)]
+        query = select(*columns).where(_receipts.c.seq.is_(None)).order_by(_receipts.c.accepted_at)
+        return [Accept(**row._mapping) for row in await self._do(lambda c: c.execute(query).all())]
+
+    async def add_receipt(
+        self, accept: Accept, make: Callable[[Last | None], Receipt], token_ids: bytes | None, usage: Usage | None
+    ) -> Receipt:
+        """The next receipt of the accept's session, made from the last one in the transaction that writes it, and
+        once for each accept; `usage` with it."""
+        r = _receipts.c
+        columns = r.seq, r.hash, r.prompt_sum, r.completion_sum, r.total
+        of_session = (r.session_id == accept.session_id) & (r.start == accept.start) & r.seq.is_not(None)
+        latest = select(*columns).where(of_session).order_by(r.seq.desc()).limit(1)
+        owed = (r.accepted_at == accept.accepted_at) & r.seq.is_(None)
+
+        def work(c: Connection) -> Receipt:
+            found = c.execute(latest).first()
+            last = Last(found[0], found[1], found[2], found[3], int(found[4])) if found else None
+            receipt = make(last)
+            said = {name: getattr(receipt, name) for name in _SAID}
+            said |= {"amount": str(receipt.amount), "total": str(receipt.total)}
+            said |= {"prompt_sum": receipt.prompt_tokens + (last.prompt_tokens if last else 0)}
+            said |= {"completion_sum": receipt.completion_tokens + (last.completion_tokens if last else 0)}
+            written = c.execute(update(_receipts).where(owed).values(**said, hash=receipt.hash, token_ids=token_ids))
+            if written.rowcount != 1:
+                raise RuntimeError(f"the accept of {accept.accepted_at} is unknown, or has its receipt already")
+            if usage is not None:
+                c.execute(insert(_usage).values(asdict(usage)))
+            return receipt
+
+        return await self._together(work)
+
+    async def keep_signatures(self, signatures: Mapping[int, bytes]) -> None:
+        """By the accepts' times."""
+        if signatures:
+            rows = [{"at": at, "signed": signature} for at, signature in signatures.items()]
+            clause = update(_receipts).where(_receipts.c.accepted_at == bindparam("at"))
+            await self._do(lambda c: c.execute(clause.values(signature=bindparam("signed")), rows) and None)
+
+    async def receipt(self, name: str) -> Stored | None:
+        """By its hash."""
+        return next(iter(await self._stored(_receipts.c.hash == name, 1)), None)
+
+    async def receipt_for(self, accepted_at: int) -> Stored | None:
+        """By its accept's time."""
+        return next(iter(await self._stored(_receipts.c.accepted_at == accepted_at, 1)), None)
+
+    async def receipts_of(self, session: StreamId, start: int, first: int, most: int) -> list[Stored]:
+        """Of one session from this place on, in order, so many at most."""
+        r = _receipts.c
+        return await self._stored((r.session_id == session) & (r.start == start) & (r.seq >= first), most)
+
+    async def _stored(self, which: ColumnElement[bool], most: int) -> list[Stored]:
+        query = select(_receipts).where(which & _receipts.c.seq.is_not(None)).order_by(_receipts.c.seq).limit(most)
+        found = []
+        for row in await self._do(lambda c: c.execute(query).all()):
+            said = {each.name: row._mapping[each.name] for each in fields(Receipt)}
+            said |= {"amount": int(row.amount), "total": int(row.total)}
+            found.append(Stored(Receipt(**said), row.token_ids, row.signature))
+        return found
+
     # --- usage and payouts ---
 
     async def add_usage(self, rows: Sequence[Usage]) -> None:
@@ -503,6 +670,8 @@ def _configure(connection: Any, _: Any) -> None:
     cursor.close()
 
 
+_SAID = [each.name for each in fields(Receipt) if each.name not in {each.name for each in fields(Accept)}]
+"""What a receipt adds to its accept."""
 _KINDS: dict[str, type[ChainEvent]] = {cls.__name__: cls for cls in get_args(ChainEvent)}
 
 

@@ -231,6 +231,20 @@ class ReceiptBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         ), read_bytes(self.signature, "signature", 65)
 
 
+class ReceiptAnswer(msgspec.Struct, frozen=True):
+    """GET {RECEIPTS_PATH}/{hash}?token_ids, with the session's token; without `?token_ids` the receipt alone."""
+
+    receipt: ReceiptBody
+    token_ids: str | None
+    """The answer's, packed; None where the engine told none."""
+
+
+class ReceiptsAnswer(msgspec.Struct, frozen=True):
+    """GET {RECEIPTS_PATH}?first=0&most=1000, with the session's token: its receipts from this place on."""
+
+    receipts: list[ReceiptBody]
+
+
 class AcceptBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """A signed accept as JSON."""
 

@@ -20,8 +20,9 @@ import msgspec
 from penstock.chain.web3 import Web3Chain
 from penstock.deployments import Deployment
 from penstock.keys import LocalAccount, new_session_key
-from penstock.types import NATIVE, Address, Offer, Opened, Order, Permit, PermitKind, Receipt, StreamKey
+from penstock.types import NATIVE, Address, Offer, Opened, Order, Permit, PermitKind, Receipt, StreamKey, address
 from penstock.wire.eip712 import Domain, cancel_digest, order_digest, permit_digest
+from penstock.wire.receipts import slashing_domain
 from penstock.wire.sessions import (
     SESSIONS_PATH,
     CancelBody,
@@ -44,6 +45,8 @@ MODEL = "penstock-tiny"
 COINS = 10**18
 RATE = 10**18
 """1e12 wei a second, scaled."""
+SLASHING = slashing_domain(31337, address("0x00000000000000000000000000000000000051A5"))
+"""Receipts are signed for it; nothing in most tests asks whether a contract is there."""
 PROMPT = [{"role": "user", "content": "Why does water flow downhill?"}]
 LONG = {"messages": PROMPT, "model": MODEL, "max_tokens": 15_000, "extra_body": {"ignore_eos": True}}
 """Goes on for many seconds."""
@@ -277,6 +280,7 @@ async def running(
     *,
     account: LocalAccount | None = None,
     clock: Callable[[], float] = time.time,
+    slashing: Domain | None = SLASHING,
     **changes: Any,
 ) -> AsyncIterator[Rig]:
     """A provider that has entered the market and serves."""
@@ -294,7 +298,7 @@ async def running(
             say=lambda text: None,
         )
         store = open_store(chosen, chain, seller.provider.id)
-        app = create_app(chosen, chain=chain, engine=engine, store=store, clock=clock, seller=seller)
+        app = create_app(chosen, chain=chain, engine=engine, store=store, clock=clock, seller=seller, slashing=slashing)
         server = Server(app)
         serving = asyncio.create_task(server.serve([listener]))
         try:

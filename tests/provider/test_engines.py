@@ -304,7 +304,8 @@ async def test_events_in_crumbs_arrive_whole_and_renamed(bad: tuple[BadEngine, s
     assert whole["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
     first, second = bad[0].asked
     assert first["model"] == "inner-name"
-    assert first["stream_options"] == {"include_usage": True}
+    assert first["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+    assert first["return_token_ids"] is True, "for the receipt"
     assert second["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
     assert second["stream"] is True
 

@@ -150,8 +150,9 @@ async def test_a_stream_of_events_says_what_is_owed_before_it_is_done(rig: Rig) 
     await one.shake()
     lines = await one.raw(stream_options={"include_usage": True})
     assert lines[-1] == "data: [DONE]"
-    usage = json.loads(lines[-3][6:])["usage"]
-    assert lines[-2] == f": penstock owed={price(usage)}, cumulative=0"
+    usage = json.loads(lines[-4][6:])["usage"]
+    assert lines[-3] == f": penstock owed={price(usage)}, cumulative=0"
+    assert lines[-2].startswith(": penstock-receipt {")
     silent = await one.raw()
     assert not any('"choices":[]' in line for line in silent), "usage that was not asked for"
     assert int((await one.channel())["owed"]) > price(usage), "and counted all the same"

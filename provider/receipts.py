@@ -1,0 +1,239 @@
+"""What the provider signs: an accept for each request that it takes, a receipt for each answer.
+
+Both are on the disk before they are signed, and a receipt's place in its session is taken in the transaction that
+writes it. So a process that is killed at any instant never signs two receipts for one place, nor owes one that it
+does not know of: an accept that is without a receipt at the start gets one that says what is known, no tokens.
+Signing is deterministic (RFC 6979): the same receipt signed again is the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+from eth_utils.crypto import keccak
+
+from penstock.deployments import Deployment
+from penstock.types import Address, StreamId, Terms, hex32
+from penstock.wire.eip712 import Domain, KeySigner
+from penstock.wire.receipts import (
+    NOTHING,
+    Accept,
+    Receipt,
+    SignedReceipt,
+    pack_ids,
+    request_hash,
+    slashing_domain,
+)
+from provider.market import Seller
+from provider.store import Last, Session, Store, Stored, Usage
+
+log = structlog.get_logger("provider.receipts")
+
+_AHEAD_MS = 60_000
+"""So far ahead of the clock on the wall ours may be, after that one was set back, before it is said."""
+
+
+def domain_of(deployment: Deployment) -> Domain | None:
+    """Of the receipts on this chain; None where no contract judges them."""
+    contract = deployment.contracts.get("Slashing")
+    return slashing_domain(deployment.chain_id, contract.address) if contract else None
+
+
+class ReceiptClock:
+    """Milliseconds since 1970 that never run backwards, whatever is done to the clock on the wall."""
+
+    def __init__(
+        self, wall: Callable[[], float], last: int = 0, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`last`: the latest time that was ever told."""
+        self._wall, self._monotonic = wall, monotonic
+        self._last, self._read_at = last, monotonic()
+        if (ahead := last - int(wall() * 1000)) > _AHEAD_MS:
+            log.warning("the clock was set back: receipts go on from the latest time they told", ahead_ms=ahead)
+
+    def now(self, least: int = 0) -> int:
+        """`least`: a time that was told from elsewhere, after which it is."""
+        read_at = self._monotonic()
+        passed = int((read_at - self._read_at) * 1000)
+        now = max(int(self._wall() * 1000), self._last + passed, least)
+        if now > self._last:
+            self._last, self._read_at = now, read_at
+        return now
+
+    def unique(self) -> int:
+        """As `now`, and later than whatever was told before."""
+        before = self._last
+        if self.now() <= before:
+            self._last, self._read_at = before + 1, self._monotonic()
+        return self._last
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What became of a request."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    first_token_at: int = 0
+    """Milliseconds; 0: none came."""
+    token_ids: bytes | None = None
+    """Packed, of the choices in order; None where the engine told none."""
+
+    @classmethod
+    def of(
+        cls, prompt_tokens: int, completion_tokens: int, first_token_at: int, choices: Sequence[Sequence[int]]
+    ) -> Answered:
+        """The choices' ids, where there are any, are the completion tokens."""
+        ids = [token for choice in choices for token in choice]
+        if not ids:
+            return cls(prompt_tokens, completion_tokens, first_token_at if completion_tokens else 0)
+        return cls(prompt_tokens, len(ids), first_token_at, pack_ids(ids))
+
+
+def following(accept: Accept, answered: Answered, finished_at: int, last: Last | None, terms: Terms | None) -> Receipt:
+    """The receipt that comes after a session's last one. `terms`: of its offer; None: it prices no tokens."""
+    prompt_tokens = answered.prompt_tokens + (last.prompt_tokens if last else 0)
+    completion_tokens = answered.completion_tokens + (last.completion_tokens if last else 0)
+    before = last.total if last else 0
+    total = terms.owed(prompt_tokens, completion_tokens) if terms is not None and terms.by_token else before
+    return Receipt(
+        provider=accept.provider,
+        offer_id=accept.offer_id,
+        session_id=accept.session_id,
+        start=accept.start,
+        seq=last.seq + 1 if last else 0,
+        request_hash=accept.request_hash,
+        output_hash=_hash_of(answered.token_ids),
+        prompt_tokens=answered.prompt_tokens,
+        completion_tokens=answered.completion_tokens,
+        accepted_at=accept.accepted_at,
+        first_token_at=answered.first_token_at,
+        finished_at=finished_at,
+        amount=total - before,
+        total=total,
+        previous=last.hash if last else NOTHING,
+    )
+
+
+class Job:
+    """One request from its accept to its receipt."""
+
+    def __init__(self, receipts: Receipts, session: Session, body: bytes) -> None:
+        self._receipts = receipts
+        self._terms = receipts.terms_of(session)
+        self._began = time.monotonic()
+        self.accept = Accept(
+            receipts.provider,
+            session.offer_id,
+            session.stream_id,
+            session.start,
+            request_hash(body),
+            receipts.clock.unique(),
+        )
+        self._kept = asyncio.ensure_future(receipts.store.add_accept(self.accept))
+        self._kept.add_done_callback(_looked_at)
+        self.first_token_at = 0
+
+    async def accepted(self) -> str:
+        """The signed accept, once it is on the disk."""
+        await asyncio.shield(self._kept)
+        return self.accept.sign(self._receipts.domain, self._receipts.signer).text()
+
+    def token_came(self) -> int:
+        """The first one. Milliseconds since the accept, as the receipt will say."""
+        passed = int((time.monotonic() - self._began) * 1000)
+        self.first_token_at = self.accept.accepted_at + passed
+        return passed
+
+    async def finish(self, answered: Answered, usage: Usage | None) -> SignedReceipt:
+        """Once, before the slot is given back: the receipt, on the disk with the usage, then signed."""
+        await asyncio.shield(self._kept)
+        # Nothing is waited for between this moment and the place in the session that goes with it.
+        finished_at = self._receipts.clock.now(self.first_token_at)
+        return await self._receipts.conclude(self.accept, answered, finished_at, self._terms, usage)
+
+
+class Receipts:
+    """All accepts and receipts of one provider. `load` comes first."""
+
+    def __init__(
+        self, store: Store, seller: Seller, signer: KeySigner, domain: Domain, wall: Callable[[], float]
+    ) -> None:
+        self.store, self.signer, self.domain = store, signer, domain
+        self._seller, self._wall = seller, wall
+        self.clock = ReceiptClock(wall)
+        self._unwritten: dict[int, bytes] = {}
+        """Signatures that are not on the disk, by the accept's time."""
+
+    @property
+    def provider(self) -> Address:
+        return self._seller.provider.id
+
+    def terms_of(self, session: Session) -> Terms:
+        return self._seller.offers[session.offer_id].terms
+
+    async def load(self) -> None:
+        """Go on where the process before ended: its clock, and what it owed."""
+        await self.store.sign_under(self.domain.contract)
+        self.clock = ReceiptClock(self._wall, await self.store.last_moment())
+        for accept in await self.store.unanswered():
+            offer = self._seller.offers.get(accept.offer_id)
+            await self.conclude(accept, Answered(), self.clock.now(), offer.terms if offer else None, None)
+            log.info("an answer ended with the process: its receipt says so", session=accept.session_id)
+
+    def begin(self, session: Session, body: bytes) -> Job:
+        """The slot is taken: now."""
+        return Job(self, session, body)
+
+    async def conclude(
+        self, accept: Accept, answered: Answered, finished_at: int, terms: Terms | None, usage: Usage | None
+    ) -> SignedReceipt:
+        receipt = await self.store.add_receipt(
+            accept, lambda last: following(accept, answered, finished_at, last, terms), answered.token_ids, usage
+        )
+        return self._sign(receipt)
+
+    async def flush(self) -> None:
+        """Keep the signatures made since: after the key has changed they could not be made again."""
+        rows, self._unwritten = self._unwritten, {}
+        await self.store.keep_signatures(rows)
+
+    # --- what was signed before ---
+
+    async def get(self, name: str) -> tuple[SignedReceipt, bytes | None] | None:
+        """By its hash, with the packed token ids."""
+        return self._restored(await self.store.receipt(name))
+
+    async def owed_for(self, accepted_at: int) -> tuple[SignedReceipt, bytes | None] | None:
+        """The receipt for an accept, named by its time, which no two share."""
+        return self._restored(await self.store.receipt_for(accepted_at))
+
+    async def of_session(self, session: StreamId, start: int, first: int, most: int) -> list[SignedReceipt]:
+        """From this place on, in order."""
+        return [self._signed(stored) for stored in await self.store.receipts_of(session, start, first, most)]
+
+    def _restored(self, stored: Stored | None) -> tuple[SignedReceipt, bytes | None] | None:
+        return (self._signed(stored), stored.token_ids) if stored else None
+
+    def _signed(self, stored: Stored) -> SignedReceipt:
+        signature = stored.signature or self._unwritten.get(stored.receipt.accepted_at)
+        return SignedReceipt(stored.receipt, signature) if signature else self._sign(stored.receipt)
+
+    def _sign(self, receipt: Receipt) -> SignedReceipt:
+        signed = receipt.sign(self.domain, self.signer)
+        self._unwritten[receipt.accepted_at] = signed.signature
+        return signed
+
+
+def _hash_of(packed: bytes | None) -> str:
+    return NOTHING if packed is None else hex32(keccak(packed))
+
+
+def _looked_at(done: asyncio.Future[None]) -> None:
+    """So that a failure which nobody waits for any more is not reported twice."""
+    if not done.cancelled():
+        done.exception()
