@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from penstock.chain.web3 import Web3Chain
+from penstock.channels import CLOSE_DELAY
 from penstock.keys import LocalAccount
+from penstock.types import NATIVE, OfferId, StreamKey
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
 from tests.harness import Node
@@ -145,4 +147,23 @@ async def test_a_lost_journal_is_made_up_from_the_chain(market: Market, chain: W
     assert (stream["state"], channel["state"]) == ("closed", "closed")
     assert int(channel["paid"]) + int(channel["refund"]) == int(channel["deposit"]) > 0
     assert (await market.penstock(payer, "recover", "--from-chain", "--json")).json == []
+    await market.assert_nothing_locked(chain, payer.address)
+
+
+async def test_a_channel_to_nobody_comes_back_from_the_contract(market: Market, chain: Web3Chain, node: Node) -> None:
+    """Neither the journal nor the registry knows of it: the contract is asked to close, and gives back all."""
+    payer = market.account()
+    key = StreamKey(
+        payer.address, market.account().address, NATIVE, market.account().address, OfferId("0x" + "77" * 32)
+    )
+    await chain.open_channel(payer, key, deposit=COIN, value=COIN, from_vault=0)
+    first = await market.penstock(payer, "recover", "--from-chain")
+    assert (first.code, "the contract gives the rest back from" in first.error) == (3, True)
+    early = await market.penstock(payer, "stop", key.id[:12])
+    assert (early.code, "run `penstock recover` then" in early.error) == (3, True)
+    node.advance(CLOSE_DELAY)
+    (channel,) = (await market.penstock(payer, "recover", "--json")).json
+    assert (channel["state"], channel["refund"], channel["refund_to"]) == ("closed", str(COIN), payer.address)
+    assert [one["what"] for one in channel["transactions"]] == ["request", "reclaim"]
+    assert await chain.native_balance(payer.address) > 10 * COIN - COIN // 100
     await market.assert_nothing_locked(chain, payer.address)
