@@ -149,12 +149,13 @@ class Keeper:
     async def once(self, stop: asyncio.Event, *, patience: float = 120.0) -> None:
         """Do what there is to do now, and wait until all of it is in blocks, `patience` seconds at most."""
         until = self._clock() + patience
-        while await self._round(stop, until):
+        while True:
+            sent = await self._round(stop, until)
             while self.pending and self._clock() < until and not stop.is_set():
                 await _wait(stop, _SOON)
                 await self._sender.check()
             # What was announced is proven in another round.
-            if self._reports is None or self.pending or stop.is_set():
+            if not sent or self._reports is None or self.pending or stop.is_set():
                 break
         await self._follower.advance()
 
