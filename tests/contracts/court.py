@@ -28,7 +28,9 @@ from tests.contracts.market import ZERO, Market, OfferTerms, created_address
 from tests.fastchain import Chain, Contract
 from tests.fastchain import Receipt as Mined
 
-EQUIVOCATION, OVERBILLING, PADDING, RUNNING_TOTAL, BROKEN_CHAIN, WRONG_OFFER, OVERSOLD, LATE, NON_DELIVERY = range(1, 10)
+EQUIVOCATION, OVERBILLING, PADDING, RUNNING_TOTAL, BROKEN_CHAIN, WRONG_OFFER, OVERSOLD, LATE, NON_DELIVERY = range(
+    1, 10
+)
 COVER = 10**16 + 37
 """Of one slot: no round number, so that rounding shows."""
 MINIMUM = 10**17
@@ -204,7 +206,13 @@ class Court:
     # --- proofs ---
 
     def faulty(
-        self, function: str, provider: str, *, signer: str = Actor("signer"), parties: Parties | None = None, **changes: Any
+        self,
+        function: str,
+        provider: str,
+        *,
+        signer: str = Actor("signer"),
+        parties: Parties | None = None,
+        **changes: Any,
     ) -> Proof:
         """A good proof by this function, of receipts that are honest but for what it shows."""
         parties = parties or self.parties

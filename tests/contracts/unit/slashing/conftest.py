@@ -49,9 +49,7 @@ def furnish(court: Court, provider: Actor, rival: Actor) -> Court:
 
 
 @pytest.fixture(params=["coins", "tokens"])
-def court(
-    request: pytest.FixtureRequest, evm: Chain, courts: dict[str, Court], provider: Actor, rival: Actor
-) -> Court:
+def court(request: pytest.FixtureRequest, evm: Chain, courts: dict[str, Court], provider: Actor, rival: Actor) -> Court:
     """A test that takes this runs twice."""
     return furnish(courts[request.param], provider, rival)
 

@@ -128,7 +128,12 @@ def test_open_once_for_ever(court: Court, accept: Accept, receipt: Receipt, atta
         ("attacker", None, {}, "slashing: not signed by the provider"),
         ("rival's signer", None, {}, "slashing: not signed by the provider"),
         ("signer", None, {"chain_id": 56}, "slashing: not signed by the provider"),
-        ("signer", None, {"contract": Address("0x000000000000000000000000000000000000c0Fe")}, "slashing: not signed by the provider"),
+        (
+            "signer",
+            None,
+            {"contract": Address("0x000000000000000000000000000000000000c0Fe")},
+            "slashing: not signed by the provider",
+        ),
         ("signer", flip_signature, {}, "slashing: not a signature"),
         ("signer", v_from_zero, {}, "slashing: not a signature"),
         ("signer", lambda s: bytes(65), {}, "slashing: not a signature"),
@@ -137,7 +142,12 @@ def test_open_once_for_ever(court: Court, accept: Accept, receipt: Receipt, atta
     ids=["stranger", "rival", "chain", "contract", "mirrored", "v", "zero", "short"],
 )
 def test_open_needs_the_providers_signature(
-    court: Court, accept: Accept, signer: str, change: Callable[[bytes], bytes] | None, domain: dict[str, Any], reason: str
+    court: Court,
+    accept: Accept,
+    signer: str,
+    change: Callable[[bytes], bytes] | None,
+    domain: dict[str, Any],
+    reason: str,
 ) -> None:
     signed = court.sign_accept(accept, Actor(signer), **domain)
     if change:
@@ -146,7 +156,9 @@ def test_open_needs_the_providers_signature(
         court.challenge(signed, court.parties, CHALLENGER)
 
 
-def test_open_with_a_key_that_was_rotated_out_since(court: Court, provider: Actor, accept: Accept, receipt: Receipt) -> None:
+def test_open_with_a_key_that_was_rotated_out_since(
+    court: Court, provider: Actor, accept: Accept, receipt: Receipt
+) -> None:
     court.registry.set_signer(provider, Actor("next signer"), sender=provider)
     opened(court, accept)
     court.answer(court.sign(receipt), IDS)
@@ -254,7 +266,9 @@ def test_answer_of_nothing(court: Court, accept: Accept, receipt: Receipt) -> No
 @pytest.mark.parametrize("count", [8_191, 8_192, 8_193])
 def test_answer_of_the_longest_kind(coins: Court, provider: Actor, count: int) -> None:
     ids = range(count)
-    receipt = coins.receipt(provider, end=coins.evm.now - 2 * HOUR, output_hash=output_hash(ids), completion_tokens=count)
+    receipt = coins.receipt(
+        provider, end=coins.evm.now - 2 * HOUR, output_hash=output_hash(ids), completion_tokens=count
+    )
     opened(coins, coins.accept(receipt))
     if count <= 8_192:
         with reverts("slashing: not the ids of the output"):
@@ -295,9 +309,7 @@ def test_answer_is_evidence_too(court: Court, provider: Actor, accept: Accept, r
 
 
 @pytest.mark.parametrize("function", ["answer", "resolve"])
-def test_reverts_for_none_and_for_a_closed_one(
-    court: Court, accept: Accept, receipt: Receipt, function: str
-) -> None:
+def test_reverts_for_none_and_for_a_closed_one(court: Court, accept: Accept, receipt: Receipt, function: str) -> None:
     def act() -> None:
         if function == "answer":
             court.answer(court.sign(receipt), IDS)
@@ -374,7 +386,9 @@ def test_resolve_where_nothing_is_staked_any_more(coins: Court, provider: Actor)
     receipt = coins.receipt(provider, end=coins.evm.now - 2 * HOUR)
     accept = coins.accept(receipt)
     for number in range(40):
-        coins.prove(coins.faulty("prove_first_link", provider, parties=coins.parties.but(session_key=Actor(f"s{number}"))))
+        coins.prove(
+            coins.faulty("prove_first_link", provider, parties=coins.parties.but(session_key=Actor(f"s{number}")))
+        )
     assert coins.stake(provider) == 0
     opened(coins, accept)
     coins.evm.sleep(ANSWER)
@@ -420,7 +434,9 @@ def test_the_bond_pays_for_the_longest_answer(coins: Court, provider: Actor) -> 
     from penstock.deploy import CHALLENGE_BOND
 
     ids = range(100_000, 108_192)
-    receipt = coins.receipt(provider, end=coins.evm.now - 2 * HOUR, output_hash=output_hash(ids), completion_tokens=8_192)
+    receipt = coins.receipt(
+        provider, end=coins.evm.now - 2 * HOUR, output_hash=output_hash(ids), completion_tokens=8_192
+    )
     opened(coins, coins.accept(receipt))
     gas = coins.answer(coins.sign(receipt), ids).gas_used
     assert gas < 1_500_000

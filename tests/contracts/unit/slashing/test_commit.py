@@ -44,9 +44,7 @@ def test_every_proof_needs_one(court: Court, provider: Actor, reporter: Actor, f
 
 
 @pytest.mark.parametrize("function", KINDS)
-def test_every_proof_needs_it_in_a_block_before(
-    court: Court, provider: Actor, reporter: Actor, function: str
-) -> None:
+def test_every_proof_needs_it_in_a_block_before(court: Court, provider: Actor, reporter: Actor, function: str) -> None:
     proof = court.faulty(function, provider)
     court.commit(proof, reporter)
     with reverts("slashing: committed in this block"):
@@ -92,7 +90,9 @@ def test_reverts_with_other_evidence(court: Court, provider: Actor, proof: Proof
 def test_reverts_with_the_commitment_to_another_kind(court: Court, provider: Actor, reporter: Actor) -> None:
     """One receipt at two faults needs two commitments."""
     bad = court.sign(court.receipt(provider, amount=10**9))
-    proofs = [Proof(KINDS[name], name, (bad,), (court.parties.struct,)) for name in ("prove_overbilling", "prove_first_total")]
+    proofs = [
+        Proof(KINDS[name], name, (bad,), (court.parties.struct,)) for name in ("prove_overbilling", "prove_first_total")
+    ]
     court.commit(proofs[0], reporter)
     court.next_block()
     with reverts("slashing: not committed"):

@@ -25,9 +25,7 @@ def owed(court: Court, provider: str) -> tuple[Receipt, Accept]:
 
 
 @pytest.mark.parametrize("function", KINDS)
-def test_a_fault_reaches_the_queue_for_as_long_as_it_is_evidence(
-    court: Court, provider: Actor, function: str
-) -> None:
+def test_a_fault_reaches_the_queue_for_as_long_as_it_is_evidence(court: Court, provider: Actor, function: str) -> None:
     """A provider that asks for its stake in the second of its fault still has it there when the evidence expires."""
     proof = court.faulty(function, provider, end=court.evm.now)
     release = leave(court, provider)
@@ -60,9 +58,9 @@ def test_an_open_challenge_freezes_what_it_claims(court: Court, provider: Actor)
     court.evm.sleep(ANSWER)
     court.resolve(accept, court.parties)
     assert court.stake(provider) == 0
-    assert court.market.held(court.slashing.address) == FROZEN + (court.evm.balance(court.slashing.address) - FROZEN) * (
-        court.market.asset is None
-    )
+    assert court.market.held(court.slashing.address) == FROZEN + (
+        court.evm.balance(court.slashing.address) - FROZEN
+    ) * (court.market.asset is None)
 
 
 def test_the_provider_itself_may_end_what_nobody_else_ends(court: Court, provider: Actor) -> None:
@@ -84,7 +82,9 @@ def test_many_challenges_freeze_all_and_let_all_go(coins: Court, provider: Actor
     coins.staking.slash(provider, 40 * COVER - 3 * FROZEN, Actor("nowhere"), sender=coins.slashing.address)
     coins.staking.request_unbond(provider, 3 * FROZEN, sender=provider)
     coins.evm.sleep(WINDOW)
-    receipts = [coins.receipt(provider, end=coins.evm.now - 2 * HOUR, seq=i, request_hash=f"0x{i:064x}") for i in range(5)]
+    receipts = [
+        coins.receipt(provider, end=coins.evm.now - 2 * HOUR, seq=i, request_hash=f"0x{i:064x}") for i in range(5)
+    ]
     for each in receipts:
         coins.challenge(coins.sign_accept(coins.accept(each)), coins.parties, Actor("challenger"))
     for answered, each in enumerate(receipts[:4], 1):

@@ -152,7 +152,11 @@ def test_a_stranger_cannot_use_a_providers_faults_up(court: Court, provider: Act
 )
 def test_no_equivocation_elsewhere(court: Court, provider: Actor, changes: dict[str, Any]) -> None:
     one = court.receipt(provider)
-    refused(court, proof_of(court, "prove_equivocation", one, replace(one, **changes)), "slashing: not one place of one session")
+    refused(
+        court,
+        proof_of(court, "prove_equivocation", one, replace(one, **changes)),
+        "slashing: not one place of one session",
+    )
 
 
 def test_no_equivocation_of_a_receipt_with_itself(court: Court, provider: Actor) -> None:
@@ -184,7 +188,16 @@ def test_equivocation_in_any_field(coins: Court, provider: Actor, changes: dict[
 
 @pytest.mark.parametrize(
     ("prompt", "completion", "price"),
-    [(0, 0, 0), (1, 0, 1), (0, 1, 1), (20, 0, 1), (21, 0, 2), (0, 5, 1), (1_000, 500, 150), (2**32 - 1, 2**32 - 1, 1_073_741_824)],
+    [
+        (0, 0, 0),
+        (1, 0, 1),
+        (0, 1, 1),
+        (20, 0, 1),
+        (21, 0, 2),
+        (0, 5, 1),
+        (1_000, 500, 150),
+        (2**32 - 1, 2**32 - 1, 1_073_741_824),
+    ],
 )
 def test_overbilling_starts_above_the_rounded_price(
     coins: Court, provider: Actor, prompt: int, completion: int, price: int
@@ -269,13 +282,21 @@ def test_a_longer_answer_cannot_be_revealed(coins: Court, provider: Actor) -> No
     ids = tuple(range(8_193))
     bad = coins.receipt(provider, output_hash=output_hash(ids), completion_tokens=9_000)
     with reverts("0x"):
-        coins.reveal(proof_of(coins, "prove_padding", bad, rest=(pack_ids(ids), coins.parties.struct)), Actor("reporter"))
+        coins.reveal(
+            proof_of(coins, "prove_padding", bad, rest=(pack_ids(ids), coins.parties.struct)), Actor("reporter")
+        )
 
 
 @pytest.mark.parametrize("function", ["prove_running_total", "prove_broken_chain"])
 @pytest.mark.parametrize(
     "changes",
-    [{"seq": 0}, {"seq": 2}, {"start": 1_700_000_000}, {"session_id": ANOTHER}, {"provider": Address(str(Actor("rival")))}],
+    [
+        {"seq": 0},
+        {"seq": 2},
+        {"start": 1_700_000_000},
+        {"session_id": ANOTHER},
+        {"provider": Address(str(Actor("rival")))},
+    ],
     ids=lambda value: next(iter(value)),
 )
 def test_only_neighbours_contradict_each_other(

@@ -99,7 +99,9 @@ def test_sessions_are_counted_apart(court: Court, provider: Actor, rival: Actor)
     mine = court.receipt(provider, amount=10**18, total=50)
     foreign = replace(mine, provider=str(rival), offer_id="0x" + court.terms.id(rival).hex())
     foreign = replace(foreign, session_id=court.parties.id(court.terms.id(rival)))
-    proof = Proof(OVERBILLING, "prove_overbilling", (court.sign(foreign, Actor("rival's signer")),), (court.parties.struct,))
+    proof = Proof(
+        OVERBILLING, "prove_overbilling", (court.sign(foreign, Actor("rival's signer")),), (court.parties.struct,)
+    )
     assert court.prove(proof).log("FaultProven")["to_victim"] == 50
 
 
