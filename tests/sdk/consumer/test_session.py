@@ -731,7 +731,7 @@ async def test_the_next_start_closes_what_a_crash_left(market: Market, chain: We
                 if point == "before send":
                     assert record.state is State.INTENDED
                     assert "may still be mined" in record.problem
-                    buyer._clock = lambda: time.time() + 4 * 3600
+                    buyer.clock = lambda: time.time() + 4 * 3600
                     (record,) = await buyer.reconcile()
                     assert record.state is State.VOID
                 else:
@@ -753,7 +753,7 @@ async def test_an_order_that_was_never_used_becomes_void(market: Market, chain: 
             async with buyer.session(await listing_of(buyer, gateway)):
                 pytest.fail("it opened")
         (record,) = buyer.journal.all()
-        buyer._clock = lambda: record.void_after + 61
+        buyer.clock = lambda: record.void_after + 61
         (record,) = await buyer.reconcile()
         assert (record.state, record.problem) == (State.VOID, "")
 
