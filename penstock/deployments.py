@@ -23,7 +23,7 @@ from penstock.errors import ConfigError
 from penstock.networks import by_chain_id
 from penstock.types import Address, address
 
-CONTRACTS = ("StreamPay", "Registry", "Staking")
+CONTRACTS = ("StreamPay", "Registry", "Staking", "Slashing")
 FOLDER = Path(__file__).parent / "deployments"
 
 
@@ -58,10 +58,8 @@ class Deployment:
         return self.contracts["Staking"].address
 
     @property
-    def slashing(self) -> Address | None:
-        """None where stake cannot be slashed."""
-        found = self.contracts.get("Slashing")
-        return found.address if found else None
+    def slashing(self) -> Address:
+        return self.contracts["Slashing"].address
 
     @property
     def first_block(self) -> int:

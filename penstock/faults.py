@@ -406,6 +406,8 @@ _DETAILS: dict[Kind, Callable[[Fault], str]] = {
     Kind.RUNNING_TOTAL: _wrong_total,
     Kind.BROKEN_CHAIN: lambda fault: f"receipt {fault.receipts[-1].receipt.seq} does not name the one before it",
     Kind.WRONG_OFFER: _misnamed,
-    Kind.OVERSOLD: lambda fault: f"{len(fault.receipts)} answers ran at once, and the offer has one slot less",
+    Kind.OVERSOLD: lambda fault: (
+        f"{len(fault.receipts)} sessions were answered at once, with {len(fault.receipts) - 1} slots on offer"
+    ),
     Kind.LATE: _late,
 }

@@ -10,16 +10,14 @@ works the same by hand (see the README).
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import click
 from ape import networks
@@ -33,10 +31,13 @@ from penstock.networks import LOCAL_CHAIN_ID
 from penstock.types import NATIVE, Address
 from penstock.units import format_amount
 
+# Ape runs a script without its package.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from scripts._stage import Stage, ready, say
+
 PROVIDER_PRICES = [("native", "0.00001"), ("TUSD", "0.002"), ("native", "0.1/0.3")]
 """A second, and for the last one a million prompt and completion tokens."""
 CONSUMER_DOLLARS = 5 * 10**6
-READY_SECONDS = 60
 
 
 @click.command(cls=deployer.ChainCommand)
@@ -55,29 +56,6 @@ def cli(prompt: str, seconds: int) -> None:
         for name, contract in deployment.contracts.items():
             click.echo(f"   {name:<10} {contract.address}  block {contract.block}")
         run(Stage(Path(folder), node, path), deployment, prompt, seconds)
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Where the parties' processes run."""
-
-    folder: Path
-    rpc_url: str
-    deployment: Path
-
-    def environment(self, role: str, account: str, **more: str) -> dict[str, str]:
-        return os.environ | {
-            "PENSTOCK_NETWORK": "local",
-            "PENSTOCK_RPC_URL": self.rpc_url,
-            "PENSTOCK_DEPLOYMENT": str(self.deployment),
-            "PENSTOCK_HOME": str(self.folder / role),
-            "PENSTOCK_ACCOUNT": account,
-            **more,
-        }
-
-
-def say(text: str) -> None:
-    click.secho(text, bold=True)
 
 
 def run(stage: Stage, deployment: Deployment, prompt: str, seconds: int) -> None:
@@ -129,20 +107,6 @@ def provider(stage: Stage) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise click.ClickException(f"the provider did not stop:\n{log.read_text()}") from None
-
-
-def ready(process: subprocess.Popen[str], output: IO[str], log: Path) -> str:
-    """Wait for the provider's line that says where it serves."""
-    deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline:
-        line = output.readline()
-        if not line:
-            break
-        with contextlib.suppress(json.JSONDecodeError):
-            if endpoint := json.loads(line).get("endpoint"):
-                return str(endpoint)
-    process.kill()
-    raise click.ClickException(f"the provider did not get ready:\n{log.read_text()}")
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class Web3Chain:
         self.stream_pay = deployment.stream_pay
         self.registry = deployment.registry
         self.staking = deployment.staking
-        self.slashing = deployment.slashing
+        self.slashing: Address | None = deployment.slashing
         self._rpc = rpc
         self._receipt_timeout = receipt_timeout
         network = by_chain_id(deployment.chain_id)
