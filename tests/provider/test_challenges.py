@@ -14,7 +14,6 @@ from penstock.types import Receipt as Mined
 from penstock.wire.receipts import ACCEPT_HEADER, SignedAccept
 from provider.challenges import ANSWER_WINDOW, Challenges, Court, court_of
 from provider.engines.upstream import UpstreamEngine
-from provider.receipts import domain_of
 from tests.deployed import Deployed
 from tests.harness import Node
 from tests.provider.rig import COINS, Buyer, Rig, fresh_account, running
@@ -26,12 +25,8 @@ HOUR = 3600
 async def rig(
     node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
 ) -> AsyncIterator[Rig]:
-    slashing = domain_of(deployed.deployment)
-    assert slashing is not None
     # Other tests have moved this chain's time: the provider's clock is a little behind the chain's.
-    async with running(
-        node, chain, deployed.deployment, engine, tmp_path, slashing=slashing, clock=lambda: float(node.now)
-    ) as rig:
+    async with running(node, chain, deployed.deployment, engine, tmp_path, clock=lambda: float(node.now)) as rig:
         yield rig
 
 
@@ -74,7 +69,7 @@ async def test_a_challenge_is_answered_with_the_receipt_and_its_ids(rig: Rig) ->
         await rig.chain.open_challenge(stranger, each, buyer.key)
     assert await at_work.look() == 2
     for each in signed:
-        found = await rig.chain.challenge("0x" + each.accept.digest(rig.provider.receipts.domain).hex())  # type: ignore[union-attr]
+        found = await rig.chain.challenge("0x" + each.accept.digest(rig.slashing).hex())
         assert found is not None
         assert not found.open
     assert await at_work.look() == 0
