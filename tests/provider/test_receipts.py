@@ -134,7 +134,7 @@ async def stream(buyer: Buyer, **changes: Any) -> tuple[httpx.Response, list[str
 async def test_a_streamed_answer_has_its_accept_ahead_and_its_receipt_before_done(rig: Rig, buyer: Buyer) -> None:
     answer, lines, raw = await stream(buyer, ignore_eos=True, stream_options={"include_usage": True})
     accept = SignedAccept.parse(answer.headers[ACCEPT_HEADER])
-    accept.require_signed(rig.me)
+    accept.require_signed(rig.slashing, rig.me)
     signed = receipt_in(lines)
     receipt = signed.receipt
     assert lines[-5:] == [f": {RECEIPT_HEADER} {signed.text()}", "", "data: [DONE]", "", ""]
