@@ -30,6 +30,7 @@ from penstock.wire.sessions import (
 from provider.accounts import Accounts
 from provider.admission import Admission, Refusal
 from provider.asgi import App, ClientLeft, Receive, Scope, Send, read_body
+from provider.challenges import Challenges, court_of
 from provider.engines import Engine
 from provider.errors import ApiError
 from provider.gateway import PATHS, Gateway
@@ -47,6 +48,8 @@ _CONTROL_BODY = 64 * 1024
 _MOST_RECEIPTS = 1000
 """In one list."""
 _FLUSH_SECONDS = 0.25
+_CHALLENGE_SECONDS = 10.0
+"""Between two looks for challenges, which have to be answered within 15 minutes."""
 _FIRST_SYNC_SECONDS = 600.0
 _SETTLE_SECONDS = 20.0
 """How long the last payout may keep the process from ending."""
@@ -99,6 +102,12 @@ class Provider:
             chain, store, seller, self.projection, self.accounts, gas_multiple=settings.payout_gas_multiple
         )
         self.receipts = Receipts(store, seller, signer or seller.account, slashing, clock) if slashing else None
+        court = court_of(chain)
+        self.challenges = (
+            Challenges(court, self.receipts, seller.account, first_block=seller.first_block, now=self.projection.now)
+            if self.receipts is not None and court is not None
+            else None
+        )
         self.gateway = Gateway(
             settings, engine, seller, self.admission, self.sessions, self.accounts, self._record, clock, self.receipts
         )
@@ -132,6 +141,8 @@ class Provider:
             asyncio.create_task(_repeat(min(every, 5.0), self.sessions.finish_closings), name="closings"),
             asyncio.create_task(_repeat(_FLUSH_SECONDS, self._flush), name="usage"),
         ]
+        if self.challenges is not None:
+            self._tasks.append(asyncio.create_task(_repeat(_CHALLENGE_SECONDS, self._look), name="challenges"))
 
     async def drain(self) -> None:
         """Take nothing new; give running answers a moment, then cut them."""
@@ -167,6 +178,10 @@ class Provider:
     async def _settle(self) -> None:
         await self.payouts.run()
         await self.sessions.forget()
+
+    async def _look(self) -> None:
+        if self.challenges is not None:
+            await self.challenges.look()
 
     def _record(self, usage: Usage) -> None:
         self._usage.append(usage)

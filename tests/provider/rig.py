@@ -20,9 +20,8 @@ import msgspec
 from penstock.chain.web3 import Web3Chain
 from penstock.deployments import Deployment
 from penstock.keys import LocalAccount, new_session_key
-from penstock.types import NATIVE, Address, Offer, Opened, Order, Permit, PermitKind, Receipt, StreamKey, address
+from penstock.types import NATIVE, Address, Offer, Opened, Order, Permit, PermitKind, Receipt, StreamKey
 from penstock.wire.eip712 import Domain, cancel_digest, order_digest, permit_digest
-from penstock.wire.receipts import slashing_domain
 from penstock.wire.sessions import (
     SESSIONS_PATH,
     CancelBody,
@@ -37,6 +36,7 @@ from penstock.wire.sessions import (
 from provider import market
 from provider.app import Provider, create_app
 from provider.engines import Engine
+from provider.receipts import domain_of
 from provider.service import Server, listen, open_store
 from provider.settings import BUNDLED_MODEL, Settings
 from tests.harness import Node
@@ -45,8 +45,6 @@ MODEL = "penstock-tiny"
 COINS = 10**18
 RATE = 10**18
 """1e12 wei a second, scaled."""
-SLASHING = slashing_domain(31337, address("0x00000000000000000000000000000000000051A5"))
-"""Receipts are signed for it; nothing in most tests asks whether a contract is there."""
 PROMPT = [{"role": "user", "content": "Why does water flow downhill?"}]
 LONG = {"messages": PROMPT, "model": MODEL, "max_tokens": 15_000, "extra_body": {"ignore_eos": True}}
 """Goes on for many seconds."""
@@ -142,6 +140,12 @@ class Rig:
     @property
     def me(self) -> Address:
         return self.provider.seller.provider.id
+
+    @property
+    def slashing(self) -> Domain:
+        found = domain_of(self.deployment)
+        assert found is not None
+        return found
 
     def offer(self, token: Address = NATIVE) -> Offer:
         return next(o for o in self.provider.seller.active if o.terms.token == token)
@@ -280,10 +284,10 @@ async def running(
     *,
     account: LocalAccount | None = None,
     clock: Callable[[], float] = time.time,
-    slashing: Domain | None = SLASHING,
+    signs: bool = True,
     **changes: Any,
 ) -> AsyncIterator[Rig]:
-    """A provider that has entered the market and serves."""
+    """A provider that has entered the market and serves. `signs`: receipts, for the deployed Slashing."""
     chosen = settings(home=str(folder), **changes)
     account = account or fresh_account(node)
     with listen("127.0.0.1", 0) as listener:
@@ -298,7 +302,15 @@ async def running(
             say=lambda text: None,
         )
         store = open_store(chosen, chain, seller.provider.id)
-        app = create_app(chosen, chain=chain, engine=engine, store=store, clock=clock, seller=seller, slashing=slashing)
+        app = create_app(
+            chosen,
+            chain=chain,
+            engine=engine,
+            store=store,
+            clock=clock,
+            seller=seller,
+            slashing=domain_of(deployment) if signs else None,
+        )
         server = Server(app)
         serving = asyncio.create_task(server.serve([listener]))
         try:

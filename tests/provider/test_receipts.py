@@ -35,14 +35,13 @@ from penstock.wire.receipts import (
 )
 from penstock.wire.sessions import WELL_KNOWN_PATH
 from provider.engines.upstream import UpstreamEngine
-from provider.receipts import ReceiptClock
+from provider.receipts import ReceiptClock, domain_of
 from tests.deployed import ROOT, Deployed
 from tests.harness import Node
 from tests.provider import killed
 from tests.provider.rig import (
     MODEL,
     PROMPT,
-    SLASHING,
     Buyer,
     EngineProcess,
     Rig,
@@ -61,9 +60,7 @@ KILLS = 200
 # --- what holds for every pile of receipts ---------------------------------------------------------
 
 
-def check_chain(
-    pile: Iterable[SignedReceipt], terms: Terms, signer: Address, domain: Domain = SLASHING
-) -> list[Receipt]:
+def check_chain(pile: Iterable[SignedReceipt], terms: Terms, signer: Address, domain: Domain) -> list[Receipt]:
     """All receipts of one session hang together, and say what they should. In order."""
     by_place: dict[int, SignedReceipt] = {}
     for signed in pile:
@@ -98,7 +95,7 @@ async def listed(buyer: Buyer) -> list[SignedReceipt]:
 
 
 async def checked(buyer: Buyer) -> list[Receipt]:
-    return check_chain(await listed(buyer), buyer.offer.terms, buyer.rig.me)
+    return check_chain(await listed(buyer), buyer.offer.terms, buyer.rig.me, buyer.rig.slashing)
 
 
 async def ids_of(buyer: Buyer, receipt: Receipt) -> list[int] | None:
@@ -137,7 +134,7 @@ async def stream(buyer: Buyer, **changes: Any) -> tuple[httpx.Response, list[str
 async def test_a_streamed_answer_has_its_accept_ahead_and_its_receipt_before_done(rig: Rig, buyer: Buyer) -> None:
     answer, lines, raw = await stream(buyer, ignore_eos=True, stream_options={"include_usage": True})
     accept = SignedAccept.parse(answer.headers[ACCEPT_HEADER])
-    accept.require_signed(SLASHING, rig.me)
+    accept.require_signed(rig.slashing, rig.me)
     signed = receipt_in(lines)
     receipt = signed.receipt
     assert lines[-5:] == [f": {RECEIPT_HEADER} {signed.text()}", "", "data: [DONE]", "", ""]
@@ -243,13 +240,13 @@ async def test_whose_receipts_they_are(rig: Rig, buyer: Buyer) -> None:
     await buyer.chat()
     rest = await rig.http.get(f"{RECEIPTS_PATH}?first=1&most=5", headers=buyer.bearer)
     assert [one["seq"] for one in rest.json()["receipts"]] == [1]
-    assert (await rig.http.get(WELL_KNOWN_PATH)).json()["contracts"]["slashing"] == SLASHING.contract
+    assert (await rig.http.get(WELL_KNOWN_PATH)).json()["contracts"]["slashing"] == rig.slashing.contract
 
 
 async def test_without_a_contract_that_judges_them_there_are_none(
     node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
 ) -> None:
-    async with running(node, chain, deployed.deployment, engine, tmp_path, slashing=None) as rig:
+    async with running(node, chain, deployed.deployment, engine, tmp_path, signs=False) as rig:
         one = await (await rig.buyer()).arrive()
         answer, lines, _ = await stream(one)
         assert not {ACCEPT_HEADER, RECEIPT_HEADER} & answer.headers.keys()
@@ -344,7 +341,7 @@ async def test_where_the_money_ends_the_receipt_tells_what_was_served(rig: Rig, 
     ids = [t for each in data_in(lines) for c in each.get("choices", ()) for t in c.get("token_ids") or ()]
     assert (receipt.output_hash, receipt.completion_tokens) == (output_hash(ids), len(ids))
     assert receipt.prompt_tokens > 0
-    assert check_chain([receipt_in(lines)], one.offer.terms, rig.me)
+    assert check_chain([receipt_in(lines)], one.offer.terms, rig.me, rig.slashing)
 
 
 @asynccontextmanager
@@ -563,14 +560,10 @@ async def test_killed_at_any_instant_it_never_signs_two_for_one_place(tmp_path: 
 async def test_a_provider_killed_in_mid_answer_goes_on_in_its_chains(
     stage: Stage, deployed: Deployed, node: Node, chain: Web3Chain, tmp_path: Path
 ) -> None:
-    deployment = json.loads(deployed.path.read_text())
-    deployment["contracts"].setdefault("Slashing", deployment["contracts"]["Staking"])
-    path = tmp_path / "deployment.json"
-    path.write_text(json.dumps(deployment))
-    stage.environment["PENSTOCK_DEPLOYMENT"] = str(path)
     gguf = str(stretched(tmp_path / "long.gguf", 4096))
     words = ["--offer", "native:0.001", "--slots", "2", "--gguf", gguf, "--context-length", "4096"]
-    domain = Domain("Penstock Slashing", 31337, deployment["contracts"]["Slashing"]["address"])
+    domain = domain_of(deployed.deployment)
+    assert domain is not None
     told: list[SignedReceipt] = []
     accepts: list[SignedAccept] = []
     port, buyer = "0", None
