@@ -72,6 +72,7 @@ def changed(**values: Any) -> dict[str, Any]:
         "{}",
         "{",
         without("StreamPay"),
+        without("Slashing"),
         changed(address="0x12"),
         changed(block="9"),
         changed(surprise=1),
