@@ -28,7 +28,9 @@ async def rig(
     tmp_path: Path,
 ) -> AsyncIterator[Rig]:  # fmt: skip
     offers = (OFFERS[request.param],)
-    async with running(node, chain, deployed.deployment, engine, tmp_path, offers=offers) as rig:
+    async with running(
+        node, chain, deployed.deployment, engine, tmp_path, offers=offers, slashing=chain.slashing_domain
+    ) as rig:
         yield rig
 
 
