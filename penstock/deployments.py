@@ -23,7 +23,8 @@ from penstock.errors import ConfigError
 from penstock.networks import by_chain_id
 from penstock.types import Address, address
 
-CONTRACTS = ("StreamPay", "Registry", "Staking", "Slashing")
+CONTRACTS = ("StreamPay", "Registry", "Staking")
+"""Those that every deployment has. Where stake can be slashed, it has Slashing too."""
 FOLDER = Path(__file__).parent / "deployments"
 
 
@@ -137,9 +138,10 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
 
     @classmethod
     def of(cls, deployment: Deployment) -> _File:
+        more = sorted(deployment.contracts.keys() - set(CONTRACTS))
         contracts = {
             name: _Contract(c.address, c.block, c.transaction, dict(c.arguments), c.code_hash)
-            for name, c in ((name, deployment.contracts[name]) for name in CONTRACTS)
+            for name, c in ((name, deployment.contracts[name]) for name in (*CONTRACTS, *more))
         }
         return cls(deployment.chain_id, contracts, dict(sorted(deployment.tokens.items())))
 

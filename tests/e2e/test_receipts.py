@@ -28,9 +28,7 @@ async def rig(
     tmp_path: Path,
 ) -> AsyncIterator[Rig]:  # fmt: skip
     offers = (OFFERS[request.param],)
-    async with running(
-        node, chain, deployed.deployment, engine, tmp_path, offers=offers, slashing=chain.slashing_domain
-    ) as rig:
+    async with running(node, chain, deployed.deployment, engine, tmp_path, offers=offers) as rig:
         yield rig
 
 
