@@ -23,7 +23,7 @@ from penstock.errors import ConfigError
 from penstock.networks import by_chain_id
 from penstock.types import Address, address
 
-CONTRACTS = ("StreamPay", "Registry", "Staking")
+CONTRACTS = ("StreamPay", "Registry", "Staking", "Slashing")
 FOLDER = Path(__file__).parent / "deployments"
 
 
