@@ -2,29 +2,34 @@
 
 Conditions: the second and later use by the same parties (their balances and vault words exist), storage cold
 in each transaction, legacy transactions, an ERC-20 of OpenZeppelin with an unlimited allowance, streams that
-have run some seconds. `collect_batch_per_stream` is a batch of 200, divided.
+have run some seconds. `collect_batch_per_stream` is a batch of 200, divided. Proofs: the first fault of a channel's
+session, by a reporter and of a payer that have had credits before; stake in native coins; `prove_oversold` of five
+receipts; padding of 500 and of 8,000 tokens by one; `challenge_answer` of 500.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import rlp
+from eth_abi.abi import encode
 from eth_utils import keccak, to_checksum_address
 
 from penstock.keys import LocalAccount
 from penstock.types import ALL, NATIVE, Address, Basis, OfferId, Order, StreamId, StreamKey, Terms, hex32
 from penstock.wire.eip712 import KeySigner, cancel_digest, order_digest, stream_pay_domain, voucher_digest
+from penstock.wire.receipts import NOTHING, Accept, Receipt, output_hash, pack_ids, slashing_domain
 from tests.fastchain import Chain, Contract
 
 SNAPSHOT = Path(__file__).with_name("gas.json")
 CONDITIONS = (__doc__ or "").partition("Conditions: ")[2].replace("\n", " ").strip()
 RATE = 10**13 * 10**6  # 10^13 base units a second
 SECONDS = 100
-CONTRACTS = ("StreamPay", "Registry", "Staking")
+CONTRACTS = ("StreamPay", "Registry", "Staking", "Slashing")
 BATCH = 200
 COIN = 10**18
 FIXED_TIME = 2_000_000_000
@@ -37,7 +42,7 @@ Deploy = Callable[..., Contract]
 def measure(chain: Chain, deploy: Deploy, payer_key: KeySigner) -> dict[str, int]:
     """Gas by operation. `payer_key` signs relayed orders; its account needs coins."""
     chain.at_time(FIXED_TIME)
-    return _StreamPay(chain, deploy, payer_key).measure() | _market(chain, deploy)
+    return _StreamPay(chain, deploy, payer_key).measure() | _market(chain, deploy) | _Slashing(chain, deploy).measure()
 
 
 class _StreamPay:
@@ -194,6 +199,111 @@ def _market(chain: Chain, deploy: Deploy) -> dict[str, int]:
     query = registry.encode("cheapest_offer", MODEL, NATIVE, int(Basis.SECOND))
     gas["cheapest_offer_1000_view"] = view_gas(chain, registry.address, query)
     return gas
+
+
+class _Slashing:
+    """What it costs to convict a provider, and to ask one for an answer."""
+
+    def __init__(self, chain: Chain, deploy: Deploy) -> None:
+        self.chain = chain
+        chain.sleep(3600)  # past the blocks that were mined many at a time
+        creator, (self.owner, self.payer, self.payee, self.reporter) = chain.accounts[0], chain.accounts[1:5]
+        nonce = int(chain.rpc("eth_getTransactionCount", creator, "latest"), 16)
+        slasher, cover = contract_address(creator, nonce + 2), COIN // 10
+        self.registry = deploy("Registry", contract_address(creator, nonce + 1))
+        staking = deploy("Staking", self.registry.address, NATIVE, COIN, cover, slasher)
+        self.slashing = deploy("Slashing", self.registry.address, staking.address, COIN // 1000)
+        self.signer = LocalAccount(keccak(text="signer of receipts"))
+        owner = self.owner
+        self.registry.register(owner, self.signer.address, 1, "https://gpu.example", "", bytes(32), 0, sender=owner)
+        staking.stake(owner, 10 * COIN, sender=owner, value=10 * COIN)
+        offer = Terms(MODEL, NATIVE, 0, 50_000, 200_000, 4, 8192, 500, "bf16", "eu-central")
+        self.registry.create_offer(owner, offer.as_tuple(), sender=owner)
+        self.offer = offer.offer_id(Address(owner))
+        self.domain = slashing_domain(int(chain.rpc("eth_chainId"), 16), Address(self.slashing.address))
+        self.sessions = 0
+        self.gas: dict[str, int] = {}
+        chain.sleep(3 * 3600)
+
+    def measure(self) -> dict[str, int]:
+        for _ in range(2):  # the second round is what counts
+            first, session = self.receipt()
+            self.prove("equivocation", 1, [first, replace(first, prompt_tokens=999)], session)
+            first, session = self.receipt(amount=10**6, total=10**6)
+            self.prove("overbilling", 2, [first], session)
+            for tokens in (500, 8000):
+                ids = pack_ids(range(100_000, 100_000 + tokens - 1))
+                padded, session = self.receipt(output_hash=hex32(keccak(ids)), completion_tokens=tokens)
+                self.prove("padding", 3, [padded], ids, session, name=f"padding_{tokens}")
+            first, session = self.receipt()
+            second = replace(first, seq=1, previous=first.hash, total=first.total)
+            self.prove("running_total", 4, [first, second], session)
+            self.oversold()
+            self.challenge()
+        return self.gas
+
+    def receipt(self, **changes: Any) -> tuple[Receipt, tuple[str, ...]]:
+        """The first one of a new session, and the session's parties."""
+        self.sessions += 1
+        key = LocalAccount(keccak(text=f"receipts {self.sessions}")).address
+        parties = (Address(self.payer), Address(self.payee), NATIVE, key)
+        end = (self.chain.now - 2 * 3600) * 1000
+        honest: dict[str, Any] = {
+            "provider": Address(self.owner),
+            "offer_id": self.offer,
+            "session_id": StreamKey(*parties, self.offer).id,
+            "start": 0,
+            "seq": 0,
+            "request_hash": hex32(keccak(text=f"request {self.sessions}")),
+            "output_hash": output_hash(range(100_000, 100_500)),
+            "prompt_tokens": 1_000,
+            "completion_tokens": 500,
+            "accepted_at": end - 8_765,
+            "first_token_at": end - 8_432,
+            "finished_at": end,
+            "amount": 150,
+            "total": 150,
+            "previous": NOTHING,
+        }
+        return Receipt(**(honest | changes)), parties
+
+    def prove(self, fault: str, kind: int, receipts: list[Receipt], *rest: Any, name: str | None = None) -> None:
+        signed = [receipt.sign(self.domain, self.signer) for receipt in receipts]
+        messages = [part for each in signed for part in (each.receipt.as_tuple(), each.signature)]
+        salt = self.commit(kind, receipts)
+        done = getattr(self.slashing, f"prove_{fault}")(*messages, *rest, salt, sender=self.reporter)
+        self.gas[f"prove_{name or fault}"] = done.gas_used
+
+    def commit(self, kind: int, receipts: list[Receipt]) -> bytes:
+        """The salt; the next call comes in a later block."""
+        salt = keccak(text=f"salt {self.sessions} {kind}")
+        evidence = keccak(kind.to_bytes(32) + b"".join(receipt.digest(self.domain) for receipt in receipts))
+        made = keccak(encode(["address", "bytes32", "bytes32"], [self.reporter, salt, evidence]))
+        self.gas["commit"] = self.slashing.commit(made, sender=self.reporter).gas_used
+        self.chain.sleep(1)
+        self.chain.rpc("evm_setNextBlockTimestamp", self.chain.now)
+        self.chain.rpc("evm_mine")
+        return salt
+
+    def oversold(self) -> None:
+        receipts = sorted((self.receipt()[0] for _ in range(5)), key=lambda receipt: receipt.session_id)
+        signed = [receipt.sign(self.domain, self.signer) for receipt in receipts]
+        salt = self.commit(7, receipts)
+        messages = ([each.receipt.as_tuple() for each in signed], [each.signature for each in signed])
+        self.gas["prove_oversold"] = self.slashing.prove_oversold(*messages, salt, sender=self.reporter).gas_used
+
+    def challenge(self) -> None:
+        slashing, (receipt, parties) = self.slashing, self.receipt()
+        fields = ("provider", "offer_id", "session_id", "start", "request_hash", "accepted_at")
+        accept = Accept(*(getattr(receipt, field) for field in fields))
+        signed = accept.sign(self.domain, self.signer)
+        opening = (accept.as_tuple(), signed.signature, parties)
+        opened = slashing.open_challenge(*opening, sender=self.reporter, value=COIN // 1000)
+        self.gas["challenge_open"] = opened.gas_used
+        answer = receipt.sign(self.domain, self.signer)
+        ids = pack_ids(range(100_000, 100_500))
+        answered = slashing.answer_challenge(receipt.as_tuple(), answer.signature, ids, sender=self.owner)
+        self.gas["challenge_answer"] = answered.gas_used
 
 
 MODEL = "meta-llama/Llama-3.1-8B-Instruct"

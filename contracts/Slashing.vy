@@ -140,18 +140,20 @@ def prove_equivocation(
     @param session What the session's id is the hash of, with the offer of `a`.
     @param salt The one of the caller's commitment.
     """
-    assert receipts._is_one_session(a, b) and a.seq == b.seq, "slashing: not one place of one session"
+    assert receipts._is_one_place(a, b), "slashing: not one place of one session"
     self._require_session(a.session_id, session, a.offer_id)
     hash_a: bytes32 = receipts._hash(a)
     hash_b: bytes32 = receipts._hash(b)
     assert hash_a != hash_b, "slashing: the same receipt twice"
-    evidence: bytes32 = self._reveal_two(
-        EQUIVOCATION, a.provider, hash_a, a.finished_at, signature_a, hash_b, b.finished_at, signature_b, salt
+    separator: bytes32 = signatures._domain_separator()
+    digest_a: bytes32 = self._require_signed(separator, hash_a, a.provider, a.finished_at, signature_a)
+    digest_b: bytes32 = self._require_signed(separator, hash_b, b.provider, b.finished_at, signature_b)
+    evidence: bytes32 = keccak256(abi_encode(EQUIVOCATION, digest_a, digest_b))
+    total: uint128 = max(a.total, b.total)
+    until: uint64 = max(a.finished_at, b.finished_at)
+    self._convict(
+        EQUIVOCATION, evidence, a.provider, a.session_id, a.start, a.seq, session, a.offer_id, total, until, salt
     )
-    total: uint256 = convert(max(a.total, b.total), uint256)
-    paid: uint256 = self._paid(session, a.offer_id, a.start, total, max(a.finished_at, b.finished_at))
-    convictions._mark(EQUIVOCATION, a.provider, a.session_id, a.start, a.seq)
-    self._punish(EQUIVOCATION, a, session.payer, paid, evidence)
 
 
 @external
@@ -194,9 +196,16 @@ def prove_running_total(
     hash_a: bytes32 = receipts._hash(a)
     assert b.previous == hash_a, "slashing: not the one before"
     assert (
-        convert(b.total, uint256) != convert(a.total, uint256) + convert(b.amount, uint256)
+        convert(b.total, uint256) != unsafe_add(convert(a.total, uint256), convert(b.amount, uint256))
     ), "slashing: the total is right"
-    self._convict_second(RUNNING_TOTAL, hash_a, a.finished_at, signature_a, b, signature_b, session, salt)
+    self._require_session(b.session_id, session, b.offer_id)
+    separator: bytes32 = signatures._domain_separator()
+    digest_a: bytes32 = self._require_signed(separator, hash_a, a.provider, a.finished_at, signature_a)
+    digest_b: bytes32 = self._require_signed(separator, receipts._hash(b), b.provider, b.finished_at, signature_b)
+    evidence: bytes32 = keccak256(abi_encode(RUNNING_TOTAL, digest_a, digest_b))
+    self._convict(
+        RUNNING_TOTAL, evidence, b.provider, b.session_id, b.start, b.seq, session, b.offer_id, b.total, b.finished_at, salt
+    )
 
 
 @external
@@ -220,7 +229,14 @@ def prove_broken_chain(
     assert receipts._is_next(a, b), "slashing: not one after the other"
     hash_a: bytes32 = receipts._hash(a)
     assert b.previous != hash_a, "slashing: the chain holds"
-    self._convict_second(BROKEN_CHAIN, hash_a, a.finished_at, signature_a, b, signature_b, session, salt)
+    self._require_session(b.session_id, session, b.offer_id)
+    separator: bytes32 = signatures._domain_separator()
+    digest_a: bytes32 = self._require_signed(separator, hash_a, a.provider, a.finished_at, signature_a)
+    digest_b: bytes32 = self._require_signed(separator, receipts._hash(b), b.provider, b.finished_at, signature_b)
+    evidence: bytes32 = keccak256(abi_encode(BROKEN_CHAIN, digest_a, digest_b))
+    self._convict(
+        BROKEN_CHAIN, evidence, b.provider, b.session_id, b.start, b.seq, session, b.offer_id, b.total, b.finished_at, salt
+    )
 
 
 @external
@@ -276,12 +292,14 @@ def prove_oversold(
         accepted = max(accepted, r.accepted_at)
         finished = min(finished, r.finished_at)
         digests.append(self._require_signed(separator, receipts._hash(r), r.provider, r.finished_at, signed[i]))
-        convictions._mark(OVERSOLD, r.provider, r.session_id, r.start, r.seq)
+        convictions._mark(OVERSOLD, convictions._name(r.provider, r.session_id, r.start), r.seq)
     assert accepted < finished, "slashing: not at one instant"
     packed: Bytes[32 * MAX_RECEIPTS + 64] = slice(abi_encode(digests), 64, 32 * count)
     evidence: bytes32 = keccak256(concat(convert(OVERSOLD, bytes32), packed))
     self._reveal(evidence, salt)
-    self._punish(OVERSOLD, first, empty(address), 0, evidence)
+    self._punish(
+        OVERSOLD, first.provider, first.session_id, first.start, first.seq, empty(bytes32), empty(address), 0, evidence
+    )
 
 
 @external
@@ -313,7 +331,8 @@ def open_challenge(accept: ISlashing.Accept, signature: Bytes[65], session: ISla
     assert block.timestamp <= accepted + CHALLENGE_UNTIL, "slashing: too late to challenge"
     id: bytes32 = signatures._digest(receipts._accept_hash(accept))
     assert self._challenges[id] == 0, "slashing: already challenged"
-    self._require_key(accept.provider, id, signature, accepted)
+    assert len(signature) == 65, "slashing: not a signature"
+    self._require_key(accept.provider, signatures._recover(id, signature), accepted)
     self._challenges[id] = convert(msg.sender, uint256) | (block.timestamp << 160)
     frozen: uint256 = self._penalty(NON_DELIVERY)
     log ISlashing.ChallengeOpened(
@@ -376,9 +395,8 @@ def resolve_challenge(accept: ISlashing.Accept, session: ISlashing.Session):
     to_challenger: uint256 = 0
     to_victim: uint256 = 0
     burned: uint256 = 0
-    to_challenger, to_victim, burned = self._split(
-        arrived, accept.provider, accept.session_id, accept.start, challenger, session.payer, paid
-    )
+    name: bytes32 = convictions._name(accept.provider, accept.session_id, accept.start)
+    to_challenger, to_victim, burned = self._split(arrived, name, challenger, session.payer, paid)
     log ISlashing.ChallengeResolved(
         id=id,
         provider=accept.provider,
@@ -426,14 +444,14 @@ def committed_at(commitment: bytes32) -> uint256:
 def is_proven(kind: uint256, provider: address, session_id: bytes32, start: uint40, seq: uint32) -> bool:
     """@return True where the fault, of kind 1 to 8, was proven of this receipt."""
     assert kind >= EQUIVOCATION and kind <= LATE, "slashing: no such kind"
-    return convictions._is_proven(kind, provider, session_id, start, seq)
+    return convictions._is_proven(kind, convictions._name(provider, session_id, start), seq)
 
 
 @external
 @view
 def compensated(provider: address, session_id: bytes32, start: uint40) -> uint256:
     """@return What the session's payer was given so far for all its faults."""
-    return convictions._compensated(provider, session_id, start)
+    return convictions._compensated(convictions._name(provider, session_id, start))
 
 
 @external
@@ -513,20 +531,19 @@ def _require_signed(
     separator: bytes32, hash: bytes32, provider: address, finished_at: uint64, signature: Bytes[65]
 ) -> bytes32:
     """@return The receipt's digest; reverts unless the provider signed it, not in the future and not long ago."""
-    finished: uint256 = convert(finished_at, uint256) // 1000
+    finished: uint256 = unsafe_div(convert(finished_at, uint256), 1000)
     assert finished <= block.timestamp, "slashing: dated in the future, wait"
-    assert finished + EVIDENCE_WINDOW >= block.timestamp, "slashing: the evidence has expired"
+    assert unsafe_add(finished, EVIDENCE_WINDOW) >= block.timestamp, "slashing: the evidence has expired"
     digest: bytes32 = receipts._digest(separator, hash)
-    self._require_key(provider, digest, signature, finished)
+    assert len(signature) == 65, "slashing: not a signature"
+    self._require_key(provider, signatures._recover(digest, signature), finished)
     return digest
 
 
 @internal
 @view
-def _require_key(provider: address, digest: bytes32, signature: Bytes[65], timestamp: uint256):
+def _require_key(provider: address, key: address, timestamp: uint256):
     """@notice The key that signed must have been the provider's in that second."""
-    assert len(signature) == 65, "slashing: not a signature"
-    key: address = signatures._recover(digest, signature)
     assert key != empty(address), "slashing: not a signature"
     assert (
         staticcall IRegistry(_REGISTRY).was_signer(provider, key, convert(timestamp, uint64))
@@ -552,27 +569,6 @@ def _reveal(evidence: bytes32, salt: bytes32):
     self._commitments[commitment] = 0
 
 
-@internal
-def _reveal_two(
-    kind: uint256,
-    provider: address,
-    hash_a: bytes32,
-    finished_a: uint64,
-    signature_a: Bytes[65],
-    hash_b: bytes32,
-    finished_b: uint64,
-    signature_b: Bytes[65],
-    salt: bytes32,
-) -> bytes32:
-    """@return The evidence: both are signed, and the caller has committed to them."""
-    separator: bytes32 = signatures._domain_separator()
-    digest_a: bytes32 = self._require_signed(separator, hash_a, provider, finished_a, signature_a)
-    digest_b: bytes32 = self._require_signed(separator, hash_b, provider, finished_b, signature_b)
-    evidence: bytes32 = keccak256(abi_encode(kind, digest_a, digest_b))
-    self._reveal(evidence, salt)
-    return evidence
-
-
 # --- internal: verdicts --------------------------------------------------------------------------
 
 
@@ -590,53 +586,61 @@ def _convict_one(
     separator: bytes32 = signatures._domain_separator()
     digest: bytes32 = self._require_signed(separator, receipts._hash(r), r.provider, r.finished_at, signature)
     evidence: bytes32 = keccak256(abi_encode(kind, digest))
-    self._reveal(evidence, salt)
-    paid: uint256 = self._paid(session, offer_id, r.start, convert(r.total, uint256), r.finished_at)
-    convictions._mark(kind, r.provider, r.session_id, r.start, r.seq)
-    self._punish(kind, r, session.payer, paid, evidence)
+    self._convict(
+        kind, evidence, r.provider, r.session_id, r.start, r.seq, session, offer_id, r.total, r.finished_at, salt
+    )
 
 
 @internal
-def _convict_second(
+def _convict(
     kind: uint256,
-    hash_a: bytes32,
-    finished_a: uint64,
-    signature_a: Bytes[65],
-    b: ISlashing.Receipt,
-    signature_b: Bytes[65],
+    evidence: bytes32,
+    provider: address,
+    session_id: bytes32,
+    start: uint40,
+    seq: uint32,
     session: ISlashing.Session,
+    offer_id: bytes32,
+    total: uint128,
+    until: uint64,
     salt: bytes32,
 ):
-    """@notice `b` is at fault, as the one before, `a`, shows."""
-    self._require_session(b.session_id, session, b.offer_id)
-    evidence: bytes32 = self._reveal_two(
-        kind, b.provider, hash_a, finished_a, signature_a, receipts._hash(b), b.finished_at, signature_b, salt
-    )
-    paid: uint256 = self._paid(session, b.offer_id, b.start, convert(b.total, uint256), b.finished_at)
-    convictions._mark(kind, b.provider, b.session_id, b.start, b.seq)
-    self._punish(kind, b, session.payer, paid, evidence)
+    """@notice The receipt is at fault. What its session has paid is `total`, and the seconds until `until` (ms)."""
+    self._reveal(evidence, salt)
+    paid: uint256 = self._paid(session, offer_id, start, convert(total, uint256), until)
+    name: bytes32 = convictions._name(provider, session_id, start)
+    convictions._mark(kind, name, seq)
+    self._punish(kind, provider, session_id, start, seq, name, session.payer, paid, evidence)
 
 
 @internal
-def _punish(kind: uint256, r: ISlashing.Receipt, victim: address, paid: uint256, evidence: bytes32):
+def _punish(
+    kind: uint256,
+    provider: address,
+    session_id: bytes32,
+    start: uint40,
+    seq: uint32,
+    name: bytes32,
+    victim: address,
+    paid: uint256,
+    evidence: bytes32,
+):
     """@notice Take what the fault costs, and share it out. The fault is marked already."""
     slashed: uint256 = 0
     arrived: uint256 = 0
-    slashed, arrived = self._slash(r.provider, self._penalty(kind))
+    slashed, arrived = self._slash(provider, self._penalty(kind))
     # Otherwise who has lost its stake could have its other faults forgiven for nothing.
     assert slashed > 0, "slashing: nothing is staked"
     to_reporter: uint256 = 0
     to_victim: uint256 = 0
     burned: uint256 = 0
-    to_reporter, to_victim, burned = self._split(
-        arrived, r.provider, r.session_id, r.start, msg.sender, victim, paid
-    )
+    to_reporter, to_victim, burned = self._split(arrived, name, msg.sender, victim, paid)
     log ISlashing.FaultProven(
-        provider=r.provider,
+        provider=provider,
         kind=kind,
-        session_id=r.session_id,
-        start=convert(r.start, uint256),
-        seq=convert(r.seq, uint256),
+        session_id=session_id,
+        start=convert(start, uint256),
+        seq=convert(seq, uint256),
         evidence=evidence,
         reporter=msg.sender,
         victim=victim,
@@ -659,7 +663,7 @@ def _paid(
     if session.token != _ASSET:
         return 0
     paid: uint256 = total
-    seconds: uint256 = convert(until, uint256) // 1000
+    seconds: uint256 = unsafe_div(convert(until, uint256), 1000)
     first: uint256 = convert(start, uint256)
     if first > 0 and seconds > first:
         offer: IRegistry.Figures = staticcall IRegistry(_REGISTRY).figures_of(offer_id)
@@ -686,21 +690,16 @@ def _slash(provider: address, amount: uint256) -> (uint256, uint256):
 
 @internal
 def _split(
-    arrived: uint256,
-    provider: address,
-    session_id: bytes32,
-    start: uint40,
-    reporter: address,
-    victim: address,
-    paid: uint256,
+    arrived: uint256, name: bytes32, reporter: address, victim: address, paid: uint256
 ) -> (uint256, uint256, uint256):
     """@return What the reporter and the victim are credited with, and what is burned."""
-    to_reporter: uint256 = arrived * REPORTER_PERCENT // 100
+    # Stakes are below 2**128, and the parts are of a hundred.
+    to_reporter: uint256 = unsafe_div(unsafe_mul(arrived, REPORTER_PERCENT), 100)
     to_victim: uint256 = 0
     if paid > 0:
-        most: uint256 = arrived * VICTIM_PERCENT // 100
-        to_victim = convictions._compensate(provider, session_id, start, paid, most)
-    burned: uint256 = arrived - to_reporter - to_victim
+        most: uint256 = unsafe_div(unsafe_mul(arrived, VICTIM_PERCENT), 100)
+        to_victim = convictions._compensate(name, paid, most)
+    burned: uint256 = unsafe_sub(unsafe_sub(arrived, to_reporter), to_victim)
     credits._credit(_ASSET, reporter, to_reporter)
     credits._credit(_ASSET, victim, to_victim)
     credits._credit(_ASSET, BURNED, burned)

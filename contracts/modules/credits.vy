@@ -18,7 +18,7 @@ _credits: HashMap[address, HashMap[address, uint256]]  # token -> account -> bas
 def _credit(token: address, account: address, amount: uint256):
     """@notice Owe `amount` more to `account`."""
     if amount > 0:
-        self._credits[token][account] += amount
+        self._credits[token][account] = unsafe_add(self._credits[token][account], amount)
 
 
 @internal

@@ -62,10 +62,16 @@ def _session_id(session: ISlashing.Session, offer_id: bytes32) -> bytes32:
 @pure
 def _is_next(a: ISlashing.Receipt, b: ISlashing.Receipt) -> bool:
     """@return True where `b` has the place after `a` in the same session."""
-    return self._is_one_session(a, b) and convert(b.seq, uint256) == convert(a.seq, uint256) + 1
+    return (
+        a.provider == b.provider
+        and a.session_id == b.session_id
+        and a.start == b.start
+        and convert(b.seq, uint256) == unsafe_add(convert(a.seq, uint256), 1)
+    )
 
 
 @internal
 @pure
-def _is_one_session(a: ISlashing.Receipt, b: ISlashing.Receipt) -> bool:
-    return a.provider == b.provider and a.session_id == b.session_id and a.start == b.start
+def _is_one_place(a: ISlashing.Receipt, b: ISlashing.Receipt) -> bool:
+    """@return True where both have the same place in the same session."""
+    return a.provider == b.provider and a.session_id == b.session_id and a.start == b.start and a.seq == b.seq

@@ -323,5 +323,6 @@ def deploy_court(
     registry = deploy("Registry", staking_to_come)
     staking = deploy("Staking", registry.address, asset.address if asset else ZERO, minimum, cover, slasher)
     slashing = deploy("Slashing", registry.address, staking.address, bond)
-    assert staking.address == staking_to_come and slashing.address == slasher
+    assert staking.address == staking_to_come
+    assert slashing.address == slasher
     return Court(Market(evm, registry, staking, asset), slashing)

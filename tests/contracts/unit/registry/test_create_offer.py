@@ -221,3 +221,18 @@ def test_reverts_the_second_time(market: Market, provider: Actor) -> None:
     market.set_active(id, False, sender=provider)
     with reverts("registry: offer exists"):
         market.create(provider)
+
+
+@pytest.mark.parametrize("terms", [TERMS, LARGEST, SMALLEST], ids=["usual", "largest", "smallest"])
+def test_figures_are_the_offers_own(market: Market, provider: Actor, terms: OfferTerms) -> None:
+    if terms is LARGEST:
+        market.stake(provider, COVER * terms.slots)
+    id = market.create(provider, terms)
+    numbers = (terms.rate, terms.prompt_price, terms.completion_price, terms.slots, terms.max_ttft_ms)
+    found = market.registry.figures_of(id)
+    assert (checksum(found[0]), *found[1:]) == (provider, *numbers)
+
+
+def test_figures_of_no_offer(market: Market) -> None:
+    found = market.registry.figures_of(keccak(text="no offer"))
+    assert (checksum(found[0]), *found[1:]) == (ZERO, 0, 0, 0, 0, 0)

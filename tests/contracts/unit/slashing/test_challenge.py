@@ -65,8 +65,11 @@ def test_open(court: Court, provider: Actor, accept: Accept) -> None:
     mined = court.challenge(court.sign_accept(accept), court.parties, CHALLENGER)
     id = accept.digest(court.domain)
     log = mined.log("ChallengeOpened")
-    assert log["id"] == id and log["provider"] == provider and log["challenger"] == CHALLENGER
-    assert log["bond"] == BOND and log["frozen"] == FROZEN
+    assert log["id"] == id
+    assert log["provider"] == provider
+    assert log["challenger"] == CHALLENGER
+    assert log["bond"] == BOND
+    assert log["frozen"] == FROZEN
     # Enough to resolve it by the events alone.
     assert (court.evm.balance(CHALLENGER), court.evm.balance(court.slashing.address)) == (0, BOND)
     assert tuple(log["accept"][1:]) == accept.as_tuple()[1:]
@@ -425,7 +428,8 @@ def test_a_flood_of_challenges_pays_an_honest_provider(coins: Court, provider: A
     assert coins.staking.frozen(provider) == 20 * FROZEN
     for receipt in receipts:
         coins.answer(coins.sign(receipt), IDS, sender=provider)
-    assert coins.staking.frozen(provider) == 0 and coins.stake(provider) == 40 * COVER
+    assert coins.staking.frozen(provider) == 0
+    assert coins.stake(provider) == 40 * COVER
     assert coins.credit(provider) == 20 * BOND
 
 

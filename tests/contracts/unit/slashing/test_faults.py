@@ -132,7 +132,8 @@ def test_a_stranger_cannot_use_a_providers_faults_up(court: Court, provider: Act
     mine = court.faulty("prove_first_link", provider)
     copied = replace(mine.accused, provider=Address(str(rival)))
     court.prove(Proof(5, "prove_first_link", (court.sign(copied, Actor("rival's signer")),), mine.rest))
-    assert court.stake(provider) == 40 * COVER and court.stake(rival) == 39 * COVER
+    assert court.stake(provider) == 40 * COVER
+    assert court.stake(rival) == 39 * COVER
     court.prove(mine, salt=bytes(32))
     assert court.stake(provider) == 39 * COVER
 

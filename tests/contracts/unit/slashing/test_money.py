@@ -188,7 +188,8 @@ def test_the_split_by_which_tests_judge(arrived: int, paid: int, given_before: i
     """The twin itself keeps the promises."""
     reporter, victim, burned = shares(arrived, paid, given_before)
     assert reporter + victim + burned == arrived
-    assert min(reporter, victim, burned) >= 0 and 2 * burned >= arrived
+    assert min(reporter, victim, burned) >= 0
+    assert 2 * burned >= arrived
     assert victim == 0 or victim + given_before <= paid
 
 
@@ -347,4 +348,6 @@ def test_a_provider_with_its_own_consumer_and_reporter_loses_half_or_more(
 
 def test_terms_of_tests_are_awkward() -> None:
     """Sums that divide evenly would hide a rounding."""
-    assert COVER % 10 and COVER % 5 and OfferTerms().rate % 10**6
+    assert COVER % 10
+    assert COVER % 5
+    assert OfferTerms().rate % 10**6
