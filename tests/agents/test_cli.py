@@ -14,6 +14,7 @@ from agents._commands import parse_duration
 from agents._output import answer_text, printable
 from agents._settings import settings
 from agents.cli import hoist
+from penstock import deployments
 from penstock.errors import ConfigError
 
 
@@ -115,7 +116,7 @@ def test_version_and_completion() -> None:
 def test_settings_that_are_wrong(tmp_path: Path, words: list[str], environment: dict[str, str], said: str) -> None:
     deployment = tmp_path / "deployment.json"
     entry = {"address": "0x" + "01" * 20, "block": 1, "transaction": "0x", "arguments": {}, "code_hash": "0x"}
-    contracts = dict.fromkeys(("StreamPay", "Registry", "Staking"), entry)
+    contracts = dict.fromkeys(deployments.CONTRACTS, entry)
     deployment.write_text(json.dumps({"chain_id": 31337, "contracts": contracts, "tokens": {}}))
     given = {"PENSTOCK_HOME": str(tmp_path), "PENSTOCK_RPC_URL": "http://127.0.0.1:9"}
     if "--network" not in words:
