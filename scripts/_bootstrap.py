@@ -27,6 +27,7 @@ VENV = ROOT / ".venv"
 LOCKS = ROOT / "requirements"
 SUPPORTED = ((3, 11), (3, 13))  # from, below: newer Pythons build Ape's old pins from source
 ANVIL_AT_LEAST = (1, 5)
+FORGET = "--max-persisted-states 0"
 
 
 class SetupError(Exception):
@@ -160,7 +161,9 @@ def anvil(packages: dict[str, str | None]) -> None:
         return
     own = shutil.which("anvil")
     if own and anvil_version(own) >= ANVIL_AT_LEAST:
-        write_command(command, f'"{own}" --max-persisted-states 0')
+        with open(own, "rb") as file:  # it may be this script of another clone
+            bounded = FORGET.encode() in file.read(1024)
+        write_command(command, f'"{own}"' if bounded else f'"{own}" {FORGET}')
         return
     known = {"x86_64": "amd64", "amd64": "amd64", "arm64": "arm64", "aarch64": "arm64"}
     prefix = f"@foundry-rs/anvil-{platform.system().lower()}-{known.get(platform.machine().lower())}@"
@@ -168,7 +171,7 @@ def anvil(packages: dict[str, str | None]) -> None:
     if package is None:
         raise SetupError(f"no anvil for {platform.system()} {platform.machine()}: install Foundry and run this again")
     unpack(package, packages[package], TOOLS / "anvil")
-    write_command(command, f'"{TOOLS / "anvil" / "bin" / "anvil"}" --max-persisted-states 0')
+    write_command(command, f'"{TOOLS / "anvil" / "bin" / "anvil"}" {FORGET}')
     if not anvil_version(str(command)):
         raise SetupError("the fetched anvil does not start (it needs glibc 2.35): install Foundry and run this again")
 
