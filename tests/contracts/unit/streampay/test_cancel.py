@@ -117,6 +117,19 @@ def test_in_the_second_of_a_withdrawal_nothing_more_is_due(
     assert pay.settled_of(terms.token, payee) == 0
 
 
+def test_a_single_unit_is_paid_and_a_single_unit_refunded(
+    pay: Contract, evm: Chain, money: Money, payer: Actor, payee: Actor
+) -> None:
+    """At one unit per million seconds: no sum is too small to be somebody's."""
+    terms = Terms(payer, payee, money.address)
+    open_stream(pay, money, terms, rate=1, duration=1_000_001)
+    assert money.held(pay.address) == 2
+    receipt = cancel(pay, terms)
+    assert (receipt.log("Closed")["paid"], receipt.log("Closed")["refund"]) == (1, 1)
+    assert pay.balance_of(terms.token, payee) == pay.settled_of(terms.token, payee) == 1
+    assert pay.balance_of(terms.token, payer) == 1
+
+
 @pytest.mark.parametrize("late", [0, 1, 10**6])
 def test_after_the_end_all_is_due(
     pay: Contract, evm: Chain, money: Money, terms: Terms, payer: Actor, payee: Actor, late: int

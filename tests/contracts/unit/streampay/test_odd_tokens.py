@@ -138,6 +138,37 @@ def test_a_fee_on_the_way_out_is_the_receivers(
     assert money.held(pay.address) == pay.balance_of(money.address, keeper) == 1_000
 
 
+# A token that delivers more than was asked: here it mints to the contract in the middle of the transfer
+
+
+def test_what_arrives_in_excess_is_credited_to_whoever_pays(
+    pay: Contract, make: Callable[[str], Money], payer: Actor, payee: Actor, keeper: Actor
+) -> None:
+    money = make("ReentrantToken")
+    assert money.token
+    terms = Terms(payer, payee, money.address)
+    bonus = money.token.encode("mint", pay.address, 5)
+    cost = flow(RATE, DURATION + 50) - DEPOSIT
+    money.give(payer, DEPOSIT, pay)
+    money.give(keeper, cost, pay)
+    opening = (payee, money.address, SESSION, OFFER)
+    for account, call in (
+        (payer, lambda: pay.open(*opening, RATE, DURATION, 0, sender=payer)),
+        (keeper, lambda: pay.top_up(payer, *opening, 50, 0, sender=keeper)),
+    ):
+        money.token.arm(money.address, bonus, True, True, sender=payer)
+        receipt = call()
+        assert receipt.log("Deposited") == {
+            "token": money.address,
+            "account": account,
+            "funder": account,
+            "amount": 5,
+        }
+        assert (money.held(account), pay.balance_of(money.address, account)) == (0, 5)
+    assert state_of(pay, terms).deposit == DEPOSIT + cost
+    assert money.held(pay.address) == DEPOSIT + cost + 10
+
+
 # A token that stops
 
 

@@ -133,10 +133,11 @@ def test_reverts_where_coins_come_with_a_token(
 ) -> None:
     tokens.give(payer, DEPOSIT, pay)
     fill_vault(pay, tokens, payer, DEPOSIT)
-    coins.give(payer, 1)
-    for from_vault in (0, MAX):
-        with reverts("vault: value sent with a token"):
-            pay.open(payee, tokens.address, SESSION, OFFER, RATE, DURATION, from_vault, sender=payer, value=1)
+    coins.give(payer, DEPOSIT)
+    for value in (1, DEPOSIT):
+        for from_vault in (0, MAX):
+            with reverts("vault: value sent with a token"):
+                pay.open(payee, tokens.address, SESSION, OFFER, RATE, DURATION, from_vault, sender=payer, value=value)
 
 
 def test_reverts_where_the_allowance_is_short(
@@ -186,15 +187,16 @@ def test_takes_coins_from_the_vault_only_where_the_value_is_short(
     assert pay.balance_of(COIN, payer) == DEPOSIT
 
 
+@pytest.mark.parametrize("allowed", [1, 100])
 def test_takes_no_more_tokens_from_the_vault_than_allowed(
-    pay: Contract, tokens: Money, payer: Actor, payee: Actor
+    pay: Contract, tokens: Money, payer: Actor, payee: Actor, allowed: int
 ) -> None:
     fill_vault(pay, tokens, payer, DEPOSIT)
     tokens.give(payer, DEPOSIT, pay)
-    receipt = pay.open(payee, tokens.address, SESSION, OFFER, RATE, DURATION, 100, sender=payer)
-    assert receipt.log("Opened")["from_vault"] == 100
-    assert pay.balance_of(tokens.address, payer) == DEPOSIT - 100
-    assert tokens.held(payer) == 100
+    receipt = pay.open(payee, tokens.address, SESSION, OFFER, RATE, DURATION, allowed, sender=payer)
+    assert receipt.log("Opened")["from_vault"] == allowed
+    assert pay.balance_of(tokens.address, payer) == DEPOSIT - allowed
+    assert tokens.held(payer) == allowed
 
 
 def test_takes_no_more_coins_from_the_vault_than_allowed(

@@ -390,6 +390,25 @@ def test_permit2_and_the_vault_together(
     assert (pay.balance_of(tokens.address, payer), tokens.held(payer)) == (0, 10)
 
 
+def test_permit2_and_the_allowance_together(
+    pay: Contract,
+    evm: Chain,
+    permit2: Contract,
+    tokens: Money,
+    token: Contract,
+    permitted: Order,
+    payer: Actor,
+    keeper: Actor,
+) -> None:
+    """Tokens come in twice in one transaction, and are measured each time."""
+    token.approve(pay.address, 10, sender=payer)
+    permit = permit_permit2(evm, permit2, tokens.address, payer, pay.address, DEPOSIT - 10)
+    receipt = submit(pay, permitted, keeper, permit=permit)
+    assert receipt.log("Deposited")["amount"] == receipt.log("Opened")["from_vault"] == DEPOSIT - 10
+    assert (pay.balance_of(tokens.address, payer), tokens.held(payer)) == (0, 0)
+    assert tokens.held(pay.address) == state_of(pay, permitted.terms).deposit == DEPOSIT
+
+
 def test_reverts_where_permit2_is_too_small(
     pay: Contract, evm: Chain, permit2: Contract, tokens: Money, permitted: Order, payer: Actor, keeper: Actor
 ) -> None:

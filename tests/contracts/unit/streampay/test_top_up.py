@@ -200,9 +200,10 @@ def test_reverts_where_coins_come_with_a_token(
     terms = Terms(payer, payee, tokens.address)
     open_stream(pay, tokens, terms)
     tokens.give(payer, COST, pay)
-    coins.give(payer, 1)
-    with reverts("vault: value sent with a token"):
-        top_up(pay, terms, payer, value=1)
+    coins.give(payer, COST)
+    for value in (1, COST):
+        with reverts("vault: value sent with a token"):
+            top_up(pay, terms, payer, value=value)
 
 
 def test_never_takes_a_strangers_allowance(
