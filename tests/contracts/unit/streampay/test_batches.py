@@ -130,6 +130,18 @@ def test_a_stream_paid_up_to_its_end_is_gone(
 
 
 @pytest.mark.parametrize("way", ["withdraw_many", "collect"])
+def test_a_single_unit_is_worth_a_batch(
+    pay: Contract, evm: Chain, money: Money, payer: Actor, payee: Actor, way: str
+) -> None:
+    terms = Terms(payer, payee, money.address)
+    open_stream(pay, money, terms, rate=1)
+    evm.sleep(1)
+    receipt = withdraw_many(pay, [terms], payee) if way == "withdraw_many" else collect(pay, [terms], payee, payer)
+    assert receipt.result == 1
+    assert money.held(payee) + pay.balance_of(terms.token, payee) == 1
+
+
+@pytest.mark.parametrize("way", ["withdraw_many", "collect"])
 def test_reverts_where_nothing_is_due(pay: Contract, many: list[Terms], payee: Actor, way: str) -> None:
     with reverts("streams: nothing due"):
         if way == "withdraw_many":

@@ -102,6 +102,16 @@ def test_in_the_second_of_the_open_one_second_is_due(pay: Contract, evm: Chain, 
     assert pay.balance_of(terms.token, payee) == 4
 
 
+def test_a_single_unit_is_paid_and_a_single_unit_refunded(
+    pay: Contract, money: Money, payer: Actor, payee: Actor
+) -> None:
+    terms = Terms(payer, payee, money.address)
+    open_stream(pay, money, terms, rate=1, duration=1_000_001)
+    receipt = close(pay, terms)
+    assert (receipt.log("Closed")["paid"], receipt.log("Closed")["refund"]) == (1, 1)
+    assert pay.balance_of(terms.token, payee) == pay.balance_of(terms.token, payer) == 1
+
+
 @pytest.mark.parametrize("late", [0, 1, 10**6])
 def test_after_the_end_all_is_due(
     pay: Contract, evm: Chain, terms: Terms, payer: Actor, payee: Actor, late: int
