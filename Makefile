@@ -8,10 +8,10 @@ export APE_DATA_FOLDER := $(CURDIR)/.cache/ape
 PROMPT ?= Why does water flow downhill?
 SOURCES := $(shell find contracts -name '*.vy' -o -name '*.vyi' -o -name '*.sol')
 
-.PHONY: help setup compile demo node test lint unit contracts fork gas abi clean
+.PHONY: help setup compile demo slash-demo node test lint unit contracts fork gas abi clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: ## Install the tool chain (locked, inside this folder)
 	@$(PYTHON) scripts/_bootstrap.py
@@ -24,7 +24,10 @@ setup: ## Install the tool chain (locked, inside this folder)
 compile: .build/compiled ## Compile the contracts
 
 demo: compile ## Run the market end to end on a local chain: make demo PROMPT="..."
-	@python scripts/_demo_local.py --prompt "$(PROMPT)"
+	@python scripts/_demo_local.py demo -- --prompt "$(PROMPT)"
+
+slash-demo: compile ## Show each way to cheat, caught and slashed, on a local chain
+	@python scripts/_demo_local.py slash_demo
 
 node: setup ## Run a local chain in this terminal (chain id 31337, one block a second)
 	@anvil --chain-id 31337 --block-time 1 --base-fee 0 --gas-price 50000000 --order fifo

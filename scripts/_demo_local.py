@@ -1,4 +1,6 @@
-"""`make demo`: a local chain like BSC (1 s blocks, 0.05 gwei), and `ape run demo` on it. Nothing is left running."""
+"""`make demo` and `make slash-demo`: a local chain like BSC (1 s blocks, 0.05 gwei), and the Ape script of that name on
+it. Nothing is left running.
+"""
 
 import argparse
 import os
@@ -36,7 +38,8 @@ def wait_for(url: str, node: subprocess.Popen[bytes], seconds: float = 20) -> No
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prompt", required=True, help="what the consumers ask")
+    parser.add_argument("script", choices=("demo", "slash_demo"))
+    parser.add_argument("options", nargs="*", help="for the script")
     words = parser.parse_args()
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -49,7 +52,7 @@ def main() -> int:
             wait_for(url, node)
             deployment = Path(folder) / "31337.json"
             env = os.environ | {"APE_FOUNDRY_HOST": url, "PENSTOCK_DEPLOYMENT": str(deployment)}
-            command = ["ape", "run", "demo", "--network", "bsc:local:foundry", "--prompt", words.prompt]
+            command = ["ape", "run", words.script, "--network", "bsc:local:foundry", *words.options]
             return subprocess.call(command, env=env)
         except KeyboardInterrupt:
             return 130
