@@ -15,7 +15,8 @@ from penstock.consumer.consumer import when
 from penstock.consumer.market import has_prefix
 from penstock.errors import ConfigError, NotFound, Reverted
 from penstock.evidence import KeptReceipt
-from penstock.reporting import ANSWER_WINDOW, Case, Docket, Missing, bring, judge, missing, read_pieces
+from penstock.faults import ANSWER_WINDOW
+from penstock.reporting import Case, Docket, Missing, bring, judge, missing, read_pieces
 from penstock.types import NATIVE, Receipt, Token
 from penstock.units import format_amount
 from penstock.wire.evidence import Piece, encode_piece

@@ -28,10 +28,18 @@ from penstock.wire.receipts import NOTHING, Receipt, SignedReceipt
 
 EVIDENCE_WINDOW = 21 * 86_400
 """Seconds for which a receipt convicts after it was finished: as long as stake takes to leave."""
+CHALLENGE_AFTER, CHALLENGE_UNTIL = 3600, 24 * 3600
+"""Seconds from an accept: when its receipt may be asked for on chain."""
+ANSWER_WINDOW = 15 * 60
+"""Seconds from a challenge: how long a provider has to answer."""
+NON_DELIVERY = 9
+"""Among the kinds of faults, the one that no receipt shows."""
+BURNED = Address("0x000000000000000000000000000000000000dEaD")
+"""Whose credit is what nobody gets."""
 MAX_OVERSOLD = 33
 """Receipts in one proof at most: offers with as many slots or more cannot be shown to be oversold."""
 MAX_IDS = 8_192
-"""Token ids that one proof of padding can reveal at most."""
+"""Token ids that one proof of padding, or the answer to a challenge, can reveal at most."""
 REPORTER_PERCENT = 10
 VICTIM_PERCENT = 40
 """Of what is slashed, at most; and never more than it paid in the session."""

@@ -21,7 +21,18 @@ from eth_utils.crypto import keccak
 from penstock.chain.port import Account, Chain
 from penstock.errors import ConfigError, NoContract, NotFound, Reverted, WireError
 from penstock.evidence import KeptAccept
-from penstock.faults import Fault, Findings, Ground, Ignored, Kind, Stakes, find
+from penstock.faults import (
+    ANSWER_WINDOW,
+    CHALLENGE_AFTER,
+    CHALLENGE_UNTIL,
+    Fault,
+    Findings,
+    Ground,
+    Ignored,
+    Kind,
+    Stakes,
+    find,
+)
 from penstock.types import Address, Challenge, FaultProven, Offer, OfferId, Receipt, hex32
 from penstock.wire.eip712 import Domain, KeySigner, recover
 from penstock.wire.evidence import Piece, decode_piece
@@ -29,12 +40,6 @@ from penstock.wire.receipts import SignedReceipt
 
 AT_ONCE = 50
 """Questions to the chain at the same time."""
-CHALLENGE_AFTER, CHALLENGE_UNTIL = 3600, 24 * 3600
-"""Seconds from an accept: when its receipt may be asked for on chain."""
-ANSWER_WINDOW = 15 * 60
-"""Seconds that a provider has to answer."""
-NON_DELIVERY = 9
-"""Among the kinds of faults."""
 _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
 _SAME_BLOCK = "slashing: committed in this block"

@@ -14,6 +14,7 @@ import structlog
 
 from penstock.chain.port import Account
 from penstock.errors import ChainError, Reverted
+from penstock.faults import ANSWER_WINDOW, MAX_IDS
 from penstock.types import Address, Block, Place
 from penstock.types import Receipt as Mined
 from penstock.wire.receipts import NOTHING, SignedReceipt
@@ -21,10 +22,6 @@ from provider.receipts import Receipts
 
 log = structlog.get_logger("provider.challenges")
 
-ANSWER_WINDOW = 15 * 60
-"""Seconds from the challenge, by the chain; Slashing.vy's constant."""
-MAX_IDS = 8192
-"""Ids that an answer must reveal at most; Slashing.vy's constant."""
 _SPAN = 2_000
 """Blocks read at once."""
 _AGAIN = 64

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -52,15 +52,11 @@ class Cheat:
     """Named in place of the session's own, where the lie is that."""
     max_ttft_ms: int
     lie: Lie = Lie.NOTHING
-    signed: list[SignedReceipt] = field(default_factory=list)
-    """All that it gave out."""
 
     def twist(self, text: bytes) -> bytes:
         """Another receipt in place of the gateway's, well signed."""
         receipt = SignedReceipt.parse(text).receipt
-        signed = self._twisted(receipt).sign(self.domain, self.signer)
-        self.signed.append(signed)
-        return signed.text().encode()
+        return self._twisted(receipt).sign(self.domain, self.signer).text().encode()
 
     def _twisted(self, receipt: Receipt) -> Receipt:
         match self.lie:

@@ -10,7 +10,6 @@ evidence. The sums at the end come from the chain. It moves the chain's clock: u
 import asyncio
 import contextlib
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,18 +26,19 @@ from penstock.chain.web3 import Web3Chain
 from penstock.consumer import Consumer, Listing, Wanted
 from penstock.deployments import Deployment
 from penstock.errors import ConfigError, ReceiptRefused, Reverted, StreamLeftOpen
-from penstock.faults import Fault, Kind
+from penstock.faults import ANSWER_WINDOW, BURNED, CHALLENGE_AFTER, Fault, Kind
 from penstock.journal import Journal
 from penstock.keys import LocalAccount, well_known_account
 from penstock.networks import LOCAL_CHAIN_ID
-from penstock.reporting import ANSWER_WINDOW, CHALLENGE_AFTER, bring, judge, missing
-from penstock.types import NATIVE, Address, ChallengeResolved, FaultProven, OfferId, StreamKey, address
+from penstock.reporting import bring, judge, missing
+from penstock.types import NATIVE, Address, ChallengeResolved, FaultProven, OfferId, StreamKey
 from penstock.units import format_amount
 from penstock.wire.evidence import Piece
 from penstock.wire.receipts import SignedReceipt, pack_ids, slashing_domain
 
 # Ape runs a script without its package.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from scripts._demo_local import free_port
 from scripts._dishonest import Cheat, Lie, cheating
 from scripts._stage import Stage, ready, say
 
@@ -46,7 +46,6 @@ MAX_TTFT_MS = 5_000
 OFFERS = ("native:0.1/0.3", "native:0.00001")
 CHEAT, HONEST = 1, 4
 """Test accounts of the two providers; the consumers are 2 and 3."""
-BURNED = address("0x000000000000000000000000000000000000dEaD")
 PROMPT = "Why does water flow downhill?"
 STORY = {
     Lie.OVERBILLING: "It charges more than the tokens cost.",
@@ -337,12 +336,6 @@ def provider(
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise click.ClickException(f"the provider did not stop:\n{log.read_text()}") from None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def bnb(amount: int) -> str:

@@ -10,7 +10,19 @@ from eth_utils.crypto import keccak
 
 from penstock.accrual import RATE_SCALE
 from penstock.errors import BadSignature
-from penstock.faults import EVIDENCE_WINDOW, MAX_IDS, REPORTER_PERCENT, VICTIM_PERCENT, Fault, Kind
+from penstock.faults import (
+    ANSWER_WINDOW,
+    BURNED,
+    CHALLENGE_AFTER,
+    CHALLENGE_UNTIL,
+    EVIDENCE_WINDOW,
+    MAX_IDS,
+    NON_DELIVERY,
+    REPORTER_PERCENT,
+    VICTIM_PERCENT,
+    Fault,
+    Kind,
+)
 from penstock.types import (
     NATIVE,
     ZERO_ADDRESS,
@@ -35,11 +47,6 @@ if TYPE_CHECKING:
 
 BOND = 10**16
 """Wei."""
-CHALLENGE_AFTER, CHALLENGE_UNTIL = 3600, 86_400
-"""Seconds from the accept."""
-ANSWER_WINDOW = 900
-NON_DELIVERY = 9
-BURNED = Address("0x000000000000000000000000000000000000dEaD")
 
 Require = Callable[[bool, str], None]
 

@@ -21,10 +21,12 @@ from penstock.consumer.session import (
     Gasless,
     Summary,
     intend,
+    keep_relayed_open,
     relayed_seconds,
+    seen_open,
     send_open,
 )
-from penstock.errors import GatewayGarbage, GatewayRefused, PenstockError
+from penstock.errors import GatewayRefused, PenstockError
 from penstock.journal import Record
 from penstock.types import NATIVE, Order, StreamId
 from penstock.wire.eip712 import order_digest
@@ -133,26 +135,13 @@ class BothSession(ChannelSession):
             except GatewayRefused as error:
                 if error.code != ORDER_PENDING or not await consumer.wait_for_channel(channel):
                     raise
-                if await self._seen(stream):
+                if await seen_open(consumer, stream):
                     return await self._shake_hands(gateway)
                 if consumer.now() > deadline:
                     raise
         await self._confirm(channel, answer)
-        if not await self._seen(stream):
-            raise GatewayGarbage(
-                f"{gateway.endpoint} says that it opened the stream, and the chain does not have it; "
-                "choose another provider"
-            )
-        if answer.transaction:
-            consumer.keep_relayed(stream, "open", answer.transaction, answer.gas_used)
+        await keep_relayed_open(consumer, gateway, stream, answer)
         return answer
-
-    async def _seen(self, stream: Record) -> bool:
-        """Whether the chain has the stream that the provider was to open."""
-        state = await self._consumer.wait_for_open(stream)
-        if state is not None:
-            self._consumer.journal.opened(stream.id, start=state.start, end=state.end)
-        return state is not None
 
     # --- leaving ---
 

@@ -20,7 +20,7 @@ import msgspec
 from penstock.consumer.funds import check_funds, lacks_gas, permits
 from penstock.consumer.gateway import Answer, Delta, Gateway
 from penstock.consumer.market import Listing
-from penstock.consumer.receipts import SessionReceipts, watch
+from penstock.consumer.receipts import SPECIAL_TOKENS, SessionReceipts, watch
 from penstock.consumer.session import ORDER_LIFE, ORDER_PENDING, Gasless
 from penstock.consumer.tasks import to_the_end
 from penstock.errors import (
@@ -71,8 +71,6 @@ STEP_TOKENS = 64
 """Completion tokens whose price is signed ahead of what was delivered, at most."""
 DEFAULT_PROMPT, DEFAULT_COMPLETION = 8192, 4096
 """Tokens for which a deposit is made where nothing else is said, within the offer's context."""
-SPECIAL_TOKENS = 16
-"""Tokens of an answer at most that leave no bytes, such as its end."""
 VOUCHER_NEEDED = "voucher_needed"
 _TRIES = 3
 

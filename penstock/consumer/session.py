@@ -329,24 +329,11 @@ class Session:
         try:
             answer = await gateway.open_session(request, wait=consumer.waits.relay)
         except GatewayRefused as error:
-            if error.code != ORDER_PENDING or not await self._confirm(record):
+            if error.code != ORDER_PENDING or not await seen_open(consumer, record):
                 raise
             return await self._shake_hands(gateway)
-        if not await self._confirm(record):
-            raise GatewayGarbage(
-                f"{gateway.endpoint} says that it opened the stream, and the chain does not have it; "
-                "choose another provider"
-            )
-        if answer.transaction:
-            consumer.keep_relayed(record, "open", answer.transaction, answer.gas_used)
+        await keep_relayed_open(consumer, gateway, record, answer)
         return answer
-
-    async def _confirm(self, record: Record) -> bool:
-        """Whether the chain has the stream that the provider was to open."""
-        state = await self._consumer.wait_for_open(record)
-        if state is not None:
-            self._consumer.journal.opened(record.id, start=state.start, end=state.end)
-        return state is not None
 
     def _check_answer(self, answer: SessionAnswer) -> None:
         record = self._opened
@@ -467,3 +454,22 @@ def relayed_seconds(duration: int | None, greeting: WellKnown, *, gasless: bool)
             "or an account with gas and --no-gasless"
         )
     return seconds
+
+
+async def seen_open(consumer: Consumer, record: Record) -> bool:
+    """Whether the chain has the stream that a provider was to open; the journal knows of it then."""
+    state = await consumer.wait_for_open(record)
+    if state is not None:
+        consumer.journal.opened(record.id, start=state.start, end=state.end)
+    return state is not None
+
+
+async def keep_relayed_open(consumer: Consumer, gateway: Gateway, record: Record, answer: SessionAnswer) -> None:
+    """What a provider says that it opened. GatewayGarbage where the chain does not have it."""
+    if not await seen_open(consumer, record):
+        raise GatewayGarbage(
+            f"{gateway.endpoint} says that it opened the stream, and the chain does not have it; "
+            "choose another provider"
+        )
+    if answer.transaction:
+        consumer.keep_relayed(record, "open", answer.transaction, answer.gas_used)

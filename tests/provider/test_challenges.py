@@ -10,9 +10,10 @@ import pytest
 
 from penstock.chain.web3 import Web3Chain
 from penstock.errors import NodeUnavailable
+from penstock.faults import ANSWER_WINDOW
 from penstock.types import Receipt as Mined
 from penstock.wire.receipts import ACCEPT_HEADER, SignedAccept
-from provider.challenges import ANSWER_WINDOW, Challenges, Court, court_of
+from provider.challenges import Challenges, Court, court_of
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
 from tests.harness import Node

@@ -11,10 +11,10 @@ import pytest
 from penstock.chain.fake import FakeChain
 from penstock.errors import ConfigError, NoContract, NodeUnavailable, Reverted
 from penstock.evidence import Evidence, KeptAccept, Source
-from penstock.faults import Kind
+from penstock.faults import ANSWER_WINDOW, Kind
 from penstock.journal import Journal
 from penstock.keys import LocalAccount, new_session_key
-from penstock.reporting import ANSWER_WINDOW, Missing, bring, judge, missing, read_pieces, salt_of
+from penstock.reporting import Missing, bring, judge, missing, read_pieces, salt_of
 from penstock.types import NATIVE, ChallengeAnswered, ChallengeOpened, ChallengeResolved, FaultProven, Receipt
 from penstock.wire.evidence import Piece, decode_piece, encode_piece
 from penstock.wire.receipts import SignedReceipt, slashing_domain
