@@ -19,7 +19,7 @@ from typing import TypeVar
 from eth_utils.crypto import keccak
 
 from penstock.chain.port import Account, Chain
-from penstock.errors import ConfigError, NoContract, NotFound, Reverted, WireError
+from penstock.errors import ConfigError, NotFound, Reverted, WireError
 from penstock.evidence import KeptAccept
 from penstock.faults import (
     ANSWER_WINDOW,
@@ -87,7 +87,7 @@ def read_pieces(path: Path) -> tuple[list[Piece], list[str]]:
 
 
 async def judge(chain: Chain, pieces: Sequence[Piece]) -> Docket:
-    """All faults in a pile, by the chain's offers, keys and stakes. NoContract where there is no Slashing."""
+    """All faults in a pile, by the chain's offers, keys and stakes."""
     findings = await _findings(chain, pieces)
     staked: dict[Address, int] = {}
     given: dict[tuple[object, ...], int] = {}
@@ -112,10 +112,6 @@ async def judge(chain: Chain, pieces: Sequence[Piece]) -> Docket:
 
 async def _findings(chain: Chain, pieces: Sequence[Piece]) -> Findings:
     domain = chain.slashing_domain
-    if domain is None:
-        raise NoContract(
-            "this deployment has no Slashing contract: nothing can be proven on it; name another --deployment"
-        )
     pile = [piece.signed for piece in pieces]
     keys = {piece.key.id: piece.key for piece in pieces if piece.key is not None}
     named = {OfferId(signed.receipt.offer_id) for signed in pile} | {key.offer_id for key in keys.values()}
@@ -235,8 +231,6 @@ class Missing:
 async def missing(chain: Chain, accepts: Iterable[KeptAccept]) -> list[Missing]:
     """Of this chain and contract, those whose receipts never came."""
     domain = chain.slashing_domain
-    if domain is None:
-        raise NoContract("this deployment has no Slashing contract: no receipt can be asked for on it")
     now = (await chain.head()).timestamp
     owed = [
         kept

@@ -13,7 +13,7 @@ from agents.keeper._feeds import Tail
 from agents.keeper._planner import Action, Kind, Policy
 from penstock.chain import calls
 from penstock.chain.port import Account, Chain
-from penstock.errors import ConfigError, WireError
+from penstock.errors import WireError
 from penstock.faults import EVIDENCE_WINDOW
 from penstock.reporting import Case, judge, salt_of
 from penstock.types import StreamId
@@ -31,9 +31,7 @@ class Reports:
     def __init__(
         self, chain: Chain, account: Account, folder: Path, policy: Policy, *, on_bad: Callable[[str, str], None]
     ) -> None:
-        """ConfigError where the folder is missing, or the chain has no Slashing."""
-        if chain.slashing is None:
-            raise ConfigError("this deployment has no Slashing contract: drop --receipts, or name another --deployment")
+        """ConfigError where the folder is missing."""
         self._chain, self._account, self._policy, self._on_bad = chain, account, policy, on_bad
         self._tail = Tail(folder, MAX_LINE)
         self._pieces: dict[tuple[str, bytes, bool], Piece] = {}

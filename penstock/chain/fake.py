@@ -170,7 +170,7 @@ class FakeChain:
         self.stream_pay = _place("StreamPay")
         self.registry = _place("Registry")
         self.staking = _place("Staking")
-        self.slashing: Address | None = _place("Slashing")
+        self.slashing = _place("Slashing")
         self._clock = clock
         self._minimum_stake = minimum_stake
         self._cover_per_slot = cover_per_slot
@@ -336,37 +336,31 @@ class FakeChain:
     # --- reading: Slashing ---
 
     async def penalty(self, kind: int) -> int:
-        await self._judging()
+        await self._latest()
         return self._cover_per_slot // 10 if kind >= 8 else self._cover_per_slot
 
     async def challenge_bond(self) -> int:
-        await self._judging()
+        await self._latest()
         return BOND
 
     async def challenge(self, id: str) -> Challenge | None:
-        return (await self._judging()).challenges.get(id)
+        return (await self._latest()).state.challenges.get(id)
 
     async def committed_at(self, commitment: bytes) -> int:
-        return (await self._judging()).commitments.get(commitment, 0)
+        return (await self._latest()).state.commitments.get(commitment, 0)
 
     async def is_proven(self, kind: int, provider: Address, session: StreamId, start: int, seq: int) -> bool:
-        return (kind, provider, session, start, seq) in (await self._judging()).proven
+        return (kind, provider, session, start, seq) in (await self._latest()).state.proven
 
     async def compensated(self, provider: Address, session: StreamId, start: int) -> int:
-        return (await self._judging()).compensated.get((provider, session, start), 0)
+        return (await self._latest()).state.compensated.get((provider, session, start), 0)
 
     async def slashing_credit(self, token: Address, account: Address) -> int:
-        return (await self._judging()).credits.get((token, account), 0)
+        return (await self._latest()).state.credits.get((token, account), 0)
 
     async def verdicts(self, first: int, last: int) -> list[Verdict]:
-        await self._judging()
+        await self._latest()
         return [verdict for mined in self._blocks[max(first, 0) : last + 1] for verdict in mined.verdicts]
-
-    async def _judging(self) -> _State:
-        state = (await self._latest()).state
-        if self.slashing is None:
-            raise NoContract("this deployment has no Slashing contract: nothing can be proven on it")
-        return state
 
     # --- reading: StreamPay ---
 
@@ -686,9 +680,7 @@ class FakeChain:
         return await self._judge(sender, "withdrawing from Slashing", act)
 
     async def _judge(self, account: Account, doing: str, act: Callable[[Judge], None], value: int = 0) -> Receipt:
-        await self._judging()
         domain = self.slashing_domain
-        assert domain is not None
         return await self._transact(
             account, doing, lambda pay: act(Judge(pay, domain, self._cover_per_slot, _require)), value, to=self.slashing
         )
@@ -696,8 +688,8 @@ class FakeChain:
     # --- domains ---
 
     @property
-    def slashing_domain(self) -> Domain | None:
-        return slashing_domain(self.chain_id, self.slashing) if self.slashing else None
+    def slashing_domain(self) -> Domain:
+        return slashing_domain(self.chain_id, self.slashing)
 
     @cached_property
     def stream_pay_domain(self) -> Domain:

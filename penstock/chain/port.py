@@ -55,8 +55,7 @@ class Chain(Protocol):
     stream_pay: Address
     registry: Address
     staking: Address
-    slashing: Address | None
-    """None where no stake can be slashed."""
+    slashing: Address
 
     async def close(self) -> None:
         """Give back connections."""
@@ -130,7 +129,7 @@ class Chain(Protocol):
         """Whether a key was the provider's signer at some moment of a Unix second."""
         ...
 
-    # --- reading: Slashing; NoContract where there is none ---
+    # --- reading: Slashing ---
 
     async def penalty(self, kind: int) -> int:
         """What a fault of this kind (9: a challenge that is not answered) costs: base units of the stake's asset."""
@@ -277,7 +276,7 @@ class Chain(Protocol):
 
     async def set_offer_active(self, owner: Account, offer: OfferId, active: bool) -> Receipt: ...
 
-    # --- writing: Slashing; NoContract where there is none ---
+    # --- writing: Slashing ---
 
     async def commit(self, reporter: Account, commitment: bytes) -> Receipt: ...
 
@@ -298,9 +297,7 @@ class Chain(Protocol):
     # --- domains ---
 
     @property
-    def slashing_domain(self) -> Domain | None:
-        """None where there is no Slashing."""
-        ...
+    def slashing_domain(self) -> Domain: ...
 
     @property
     def stream_pay_domain(self) -> Domain: ...

@@ -103,7 +103,7 @@ class Web3Chain:
         self.stream_pay = deployment.stream_pay
         self.registry = deployment.registry
         self.staking = deployment.staking
-        self.slashing: Address | None = deployment.slashing
+        self.slashing = deployment.slashing
         self._rpc = rpc
         self._receipt_timeout = receipt_timeout
         network = by_chain_id(deployment.chain_id)
@@ -300,20 +300,12 @@ class Web3Chain:
         topics = list(_verdicts.shapes())
         logs: list[dict[str, Any]] = []
         for start in range(first, last + 1, LOG_RANGE):
-            logs += await self._logs(start, min(start + LOG_RANGE - 1, last), topics, self._slashing)
+            logs += await self._logs(start, min(start + LOG_RANGE - 1, last), topics, self.slashing)
         times = await self._timestamps(logs)
         return [_verdicts.parse(log, moment) for log, moment in zip(logs, times, strict=True)]
 
     async def _judged(self, view: str, *args: Any) -> Any:
-        return await self._view(self._slashing, interface("Slashing")[view], *args)
-
-    @property
-    def _slashing(self) -> Address:
-        if self.slashing is None:
-            raise NoContract(
-                "this deployment has no Slashing contract: nothing can be proven on it; name another --deployment"
-            )
-        return self.slashing
+        return await self._view(self.slashing, interface("Slashing")[view], *args)
 
     # --- reading: StreamPay ---
 
@@ -374,7 +366,7 @@ class Web3Chain:
         )
 
     def _address(self, call: Call) -> Address:
-        return self._slashing if call.contract == "Slashing" else self.stream_pay
+        return self.slashing if call.contract == "Slashing" else self.stream_pay
 
     async def gas_price(self) -> int:
         """What the node thinks that gas costs now, in wei."""
@@ -682,8 +674,8 @@ class Web3Chain:
     # --- domains ---
 
     @cached_property
-    def slashing_domain(self) -> Domain | None:
-        return slashing_domain(self.chain_id, self.slashing) if self.slashing else None
+    def slashing_domain(self) -> Domain:
+        return slashing_domain(self.chain_id, self.slashing)
 
     @cached_property
     def stream_pay_domain(self) -> Domain:

@@ -78,7 +78,7 @@ class SessionReceipts:
         evidence: Evidence,
         source: Source,
         offer: Offer,
-        domain: Domain | None,
+        domain: Domain,
         *,
         signer: Address,
         registered: Callable[[], Awaitable[Address]],
@@ -86,8 +86,8 @@ class SessionReceipts:
         clock: Callable[[], float],
         warn: Callable[[str], None],
     ) -> None:
-        """`domain`: None where the deployment has no Slashing. `registered` asks the registry for the provider's key
-        of today, `fetch` the provider for a receipt by its hash. `warn` hears of what cannot be checked, once each."""
+        """`registered` asks the registry for the provider's key of today, `fetch` the provider for a receipt by its
+        hash. `warn` hears of what cannot be checked, once each."""
         self._evidence, self._source, self._offer, self._domain = evidence, source, offer, domain
         self._signer, self._registered, self._fetch = signer, registered, fetch
         self._clock, self._warn = clock, warn
@@ -115,8 +115,6 @@ class SessionReceipts:
 
     async def accepted(self, text: str, seen: Seen) -> Accept | None:
         """The provider's word that it has taken the request; kept where it is one."""
-        if self._domain is None:
-            return None
         try:
             signed = SignedAccept.parse(text)
         except WireError as error:
@@ -148,8 +146,6 @@ class SessionReceipts:
 
     async def received(self, text: str, seen: Seen, accept: Accept | None) -> None:
         """A receipt: kept, then checked. ReceiptRefused where it does not match."""
-        if self._domain is None:
-            return
         try:
             signed = SignedReceipt.parse(text)
         except WireError as error:
@@ -167,18 +163,10 @@ class SessionReceipts:
 
     def missing(self) -> None:
         """The answer is whole, and no receipt came, or none that counts."""
-        if self._domain is None:
-            self._tell("this deployment has no Slashing contract: the provider's receipts count for nothing")
-        else:
-            self._tell(
-                f"{self._source.endpoint} gave no receipt for its answer: nothing can be proven against it; "
-                "`penstock challenge` makes it show one where it has given an accept"
-            )
-
-    @property
-    def count(self) -> bool:
-        """Whether what providers sign can be judged by anybody."""
-        return self._domain is not None
+        self._tell(
+            f"{self._source.endpoint} gave no receipt for its answer: nothing can be proven against it; "
+            "`penstock challenge` makes it show one where it has given an accept"
+        )
 
     # --- checks ---
 
@@ -311,7 +299,6 @@ class SessionReceipts:
 
     async def _signed(self, signed: SignedReceipt | SignedAccept) -> bool:
         """By the registered key; a key that changed meanwhile is looked up."""
-        assert self._domain is not None
         for again in (False, True):
             if again:
                 try:
@@ -400,7 +387,7 @@ class Witness:
         self.seen.received, self.seen.usage, self.seen.complete = received, usage, complete
         for text in self._texts:
             await self._receipts.received(text, self.seen, self._accept)
-        if complete and not (self._texts and self._receipts.count):
+        if complete and not self._texts:
             self._receipts.missing()
 
 
@@ -417,10 +404,9 @@ def watch(
     async def fetch(name: str) -> SignedReceipt:
         return await gateway.receipt(bearer(), name)
 
-    contract = domain.contract if domain else chain.stream_pay
     return SessionReceipts(
         consumer.journal.evidence,
-        Source(chain.chain_id, contract, listing.provider.id, gateway.endpoint, key, start),
+        Source(chain.chain_id, domain.contract, listing.provider.id, gateway.endpoint, key, start),
         listing.offer,
         domain,
         signer=listing.provider.signer,

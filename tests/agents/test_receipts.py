@@ -40,7 +40,6 @@ class Court:
 
     def source(self, piece: Piece) -> Source:
         assert piece.key is not None
-        assert self.chain.slashing is not None
         return Source(self.chain.chain_id, self.chain.slashing, self.liar.account.address, "http://liar", piece.key, 0)
 
     def lies(self) -> dict[str, list[Piece]]:
@@ -61,7 +60,6 @@ class Court:
 
 @pytest.fixture
 async def court(market: Market, chain: Web3Chain) -> Court:
-    assert chain.slashing is not None
     account = market.account()
     liar = await Liar.register(chain, account, market.node.advance)
     return Court(market, chain, liar, market.account(), market.account(), (await chain.head()).number)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from penstock.chain.fake import FakeChain
-from penstock.errors import ConfigError, NoContract, NodeUnavailable, Reverted
+from penstock.errors import ConfigError, NodeUnavailable, Reverted
 from penstock.evidence import Evidence, KeptAccept, Source
 from penstock.faults import ANSWER_WINDOW, Kind
 from penstock.journal import Journal
@@ -28,7 +27,6 @@ BURNED = "0x000000000000000000000000000000000000dEaD"
 @pytest.fixture
 async def court(world: World) -> World:
     """A chain with Slashing on it."""
-    assert world.chain.slashing is not None
     return world
 
 
@@ -162,17 +160,6 @@ async def test_the_money_of_several_faults_is_counted_one_after_the_other(court:
         assert after - before == verdict.to_victim
 
 
-async def test_no_slashing_is_said(court: World) -> None:
-    chain = FakeChain()
-    chain.slashing = None
-    with pytest.raises(NoContract, match="no Slashing"):
-        await judge(chain, [])
-    with pytest.raises(NoContract, match="no Slashing"):
-        await chain.penalty(1)
-    with pytest.raises(NoContract, match="no Slashing"):
-        await missing(chain, [])
-
-
 async def test_an_outage_is_an_outage(court: World, liar: Liar) -> None:
     pieces = liar.lies(court.account().address)["overbilling"]
     with court.outage(), pytest.raises(NodeUnavailable):
@@ -184,7 +171,6 @@ async def test_an_outage_is_an_outage(court: World, liar: Liar) -> None:
 
 def kept(court: World, liar: Liar, evidence: Evidence, *, age: int) -> KeptAccept:
     key = liar.session(court.account().address)
-    assert court.chain.slashing is not None
     source = Source(court.chain.chain_id, court.chain.slashing, liar.account.address, "http://x", key, 0)
     evidence.keep_accept(source, liar.accept(key, age=age), received_at=1)
     return evidence.accepts()[-1]

@@ -390,17 +390,6 @@ async def test_no_receipt_is_a_warning_and_said_once(tmp_path: Path) -> None:
         assert place.seller.vouchers[-1] == BY_TOKEN.owed(6, 10)
 
 
-async def test_a_deployment_without_slashing_is_a_warning(tmp_path: Path) -> None:
-    async with shop(tmp_path, terms()) as place:
-        place.seller.chain.slashing = None
-        async with place.session() as session:
-            assert await session.chat("What?").read()
-        assert place.kept == []
-        assert place.consumer.journal.evidence.accepts() == []
-        assert len(place.warnings) == 1
-        assert "no Slashing contract" in place.warnings[0]
-
-
 async def test_an_engine_without_ids_is_a_warning(tmp_path: Path) -> None:
     async with shop(tmp_path, BY_TOKEN, ids=None) as place:
         async with place.session() as session:
