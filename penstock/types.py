@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NewType
+from typing import TYPE_CHECKING, NewType
 
 from eth_abi.abi import encode
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
+
+if TYPE_CHECKING:
+    from penstock.licences import LicenceEvent
 
 Address = NewType("Address", str)
 """An account, checksummed (EIP-55)."""
@@ -384,8 +387,19 @@ class KeeperPaid:
     amount: int
 
 
+@dataclass(frozen=True, slots=True)
+class VaultSpent:
+    """A spender paid so much out of the account's vault balance; each receiver's part is a `Deposited`."""
+
+    place: Place
+    token: Address
+    account: Address
+    spender: Address
+    amount: int
+
+
 ChannelEvent = ChannelOpened | ChannelToppedUp | ChannelSettled | ChannelCloseRequested | ChannelClosed
-Event = StreamEvent | ChannelEvent | Deposited | VaultWithdrawn | KeeperPaid
+Event = StreamEvent | ChannelEvent | Deposited | VaultWithdrawn | VaultSpent | KeeperPaid
 """All that StreamPay says about money."""
 
 
@@ -491,7 +505,7 @@ class Challenge:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A mined, successful transaction and StreamPay's and Slashing's events in it."""
+    """A mined, successful transaction and the events of Penstock's contracts in it."""
 
     transaction: str
     block: int
@@ -501,6 +515,8 @@ class Receipt:
     events: Sequence[Event] = field(default=())
     verdicts: Sequence[Verdict] = field(default=())
     """What Slashing said in it."""
+    licences: Sequence[LicenceEvent] = field(default=())
+    """What the catalogue and License said in it."""
 
     @property
     def fee(self) -> int:

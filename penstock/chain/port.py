@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from penstock.accrual import StreamState
+from penstock.chain.licences import Licences
 from penstock.channels import ChannelState
 from penstock.faults import Fault
 from penstock.types import (
@@ -48,8 +49,8 @@ class Account(KeySigner, Protocol):
         ...
 
 
-class Chain(Protocol):
-    """One chain with one deployment of Penstock on it."""
+class Chain(Licences, Protocol):
+    """One chain with one deployment of Penstock on it. What is about licences is in `Licences`."""
 
     chain_id: int
     stream_pay: Address
@@ -165,6 +166,10 @@ class Chain(Protocol):
 
     async def vault_balance(self, token: Address, account: Address) -> int: ...
 
+    async def spendable(self, token: Address, owner: Address, spender: Address) -> int:
+        """What the spender may still pay out of the owner's vault balance and allowance to StreamPay."""
+        ...
+
     async def streams(self, ids: Sequence[StreamId]) -> list[StreamState | None]:
         """In order; None where there is no such stream, never opened or gone."""
         ...
@@ -253,6 +258,11 @@ class Chain(Protocol):
 
     async def approve(self, owner: Account, token: Address, amount: int) -> Receipt:
         """Let StreamPay take so much."""
+        ...
+
+    async def allow_spender(self, owner: Account, spender: Address, token: Address, amount: int) -> Receipt:
+        """Let a contract, such as License, pay so much out of the owner's vault balance and of what StreamPay may take
+        of it; the maximum: without end. Replaces what was allowed before."""
         ...
 
     async def register(
