@@ -31,7 +31,7 @@ from provider.accounts import Accounts
 from provider.admission import Admission, Refusal
 from provider.asgi import App, ClientLeft, Receive, Scope, Send, read_body
 from provider.challenges import Challenges, court_of
-from provider.engines import Engine
+from provider.engines import Fleet
 from provider.errors import ApiError
 from provider.gateway import PATHS, Gateway
 from provider.market import Seller
@@ -63,7 +63,7 @@ class Provider:
         settings: Settings,
         *,
         chain: Chain,
-        engine: Engine,
+        engines: Fleet,
         store: Store,
         clock: Clock,
         seller: Seller,
@@ -72,7 +72,7 @@ class Provider:
     ) -> None:
         """`signer`: whose key signs receipts; None: the account's. `slashing`: for the contract that judges them; None:
         there is none, and none are signed."""
-        self.settings, self.chain, self.engine, self.store, self.seller = settings, chain, engine, store, seller
+        self.settings, self.chain, self.engines, self.store, self.seller = settings, chain, engines, store, seller
         self.projection = Projection(
             chain,
             store,
@@ -109,7 +109,7 @@ class Provider:
             else None
         )
         self.gateway = Gateway(
-            settings, engine, seller, self.admission, self.sessions, self.accounts, self._record, clock, self.receipts
+            settings, engines, seller, self.admission, self.sessions, self.accounts, self._record, clock, self.receipts
         )
         self._usage: list[Usage] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -133,7 +133,6 @@ class Provider:
         else:
             log.info("no contract judges receipts on this chain: none are signed")
         await self.accounts.load()
-        await self.gateway.start()
         every = self.settings.payout_seconds
         self._tasks = [
             asyncio.create_task(self.projection.run(), name="projection"),
@@ -170,7 +169,7 @@ class Provider:
 
     def ready(self) -> dict[str, str]:
         """What is amiss, by part; empty: ready to sell."""
-        found = {"engine": self.engine.trouble(), "chain": self.projection.trouble()}
+        found = {"engine": self.engines.trouble(), "chain": self.projection.trouble()}
         if self.admission.stopping:
             found["provider"] = "stopping"
         return {part: trouble for part, trouble in found.items() if trouble}
@@ -197,19 +196,19 @@ def create_app(
     settings: Settings,
     *,
     chain: Chain,
-    engine: Engine,
+    engines: Fleet,
     store: Store,
     clock: Clock,
     seller: Seller,
     signer: KeySigner | None = None,
     slashing: Domain | None = None,
 ) -> ProviderApp:
-    """An ASGI application. It starts and stops what runs behind it in its lifespan; chain, engine and store are the
+    """An ASGI application. It starts and stops what runs behind it in its lifespan; chain, engines and store are the
     caller's to open and close. `signer` and `slashing` as `Provider` takes them."""
     provider = Provider(
         settings,
         chain=chain,
-        engine=engine,
+        engines=engines,
         store=store,
         clock=clock,
         seller=seller,

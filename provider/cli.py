@@ -84,8 +84,8 @@ def start(
     offer: Annotated[
         list[str] | None,
         typer.Option(
-            help="TOKEN:PRICE; repeatable. PRICE is an amount per second (native:0.00001), per million prompt and "
-            "completion tokens (native:0.1/0.3), or both (native:0.00001+0.1/0.3).",
+            help="TOKEN:PRICE, or MODEL=TOKEN:PRICE; repeatable. PRICE is an amount per second (native:0.00001), per "
+            "million prompt and completion tokens (native:0.1/0.3), or both (native:0.00001+0.1/0.3).",
             rich_help_panel=_GOODS,
         ),
     ] = None,
@@ -94,10 +94,28 @@ def start(
     region: Annotated[str | None, typer.Option(help="Such as eu-central.", rich_help_panel=_GOODS)] = None,
     quantization: Annotated[str | None, typer.Option(help="Such as fp8.", rich_help_panel=_GOODS)] = None,
     engine_url: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible server; none: the embedded one.", rich_help_panel=_ENGINE)
+        list[str] | None,
+        typer.Option(
+            help="OpenAI-compatible server, or MODEL=URL; repeatable. None, and no --vllm: the embedded engine.",
+            rich_help_panel=_ENGINE,
+        ),
     ] = None,
     engine_model: Annotated[
-        str | None, typer.Option(help="What the engine calls the model.", rich_help_panel=_ENGINE)
+        list[str] | None,
+        typer.Option(help="What engines call the model, or MODEL=NAME; repeatable.", rich_help_panel=_ENGINE),
+    ] = None,
+    vllm: Annotated[
+        str | None,
+        typer.Option(help="Start this vLLM: the folder of its environment, or its command.", rich_help_panel=_ENGINE),
+    ] = None,
+    vllm_source: Annotated[
+        str | None, typer.Option(help="What it loads, if not the model's name.", rich_help_panel=_ENGINE)
+    ] = None,
+    vllm_arg: Annotated[
+        list[str] | None, typer.Option(help="Goes to vLLM as it is; repeatable.", rich_help_panel=_ENGINE)
+    ] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(help="MODEL=FOLDER of an adapter; repeatable.", rich_help_panel=_ENGINE)
     ] = None,
     engine_key: Annotated[
         str | None,
@@ -116,10 +134,12 @@ def start(
     json: Json = False,
 ) -> None:
     """Register, stake, list the offers, and serve until told to stop."""
-    given = {name: value for name, value in locals().items() if name not in ("config", "offer", "json")}
+    lists = {"offer": "offers", "engine_url": "engine_urls", "engine_model": "engine_models", "vllm_arg": "vllm_args"}
+    given = {name: value for name, value in locals().items() if name not in ("config", "json", "lists")}
     from provider.settings import load
 
-    settings = load({**given, "offers": tuple(offer or ())}, config)
+    several = {lists.get(name, name): tuple(value) for name, value in given.items() if isinstance(value, list)}
+    settings = load({name: value for name, value in given.items() if name not in lists} | several, config)
     _configure_log(settings)
     from provider.service import Serving, serve
 

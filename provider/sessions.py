@@ -470,6 +470,12 @@ class Sessions:
             channel=self._accounts.answer(session),
         )
 
+    def payer(self, session: Session) -> str:
+        """Whose money pays for a session; where the chain has just taken that away, the stream stands for it."""
+        projection = self._projection
+        live = (projection.streams if session.start else projection.channels).get(session.stream_id)
+        return live.key.payer if live is not None else session.stream_id
+
     async def forget(self) -> None:
         """Drop what no longer matters: grants long expired, sessions long over."""
         await self._store.forget_nonces(int(self._clock()) - 10 * CLOCK_SKEW)
