@@ -83,6 +83,7 @@ class Provider:
             poll_seconds=settings.poll_seconds,
             outage_seconds=settings.outage_seconds,
             head_stuck_seconds=settings.head_stuck_seconds,
+            max_skew_seconds=settings.max_skew_seconds,
         )
         self.admission = Admission(
             self.projection, seller, slots=settings.slots, concurrency=settings.session_concurrency

@@ -53,7 +53,7 @@ async def connect(settings: Settings) -> AsyncIterator[Connection]:
     # Imported late: it takes a second that --help need not wait for.
     from penstock.chain.web3 import Web3Chain
 
-    chain = await Web3Chain.connect(settings.rpc_url or known.rpc_url, deployment)
+    chain = await Web3Chain.connect(settings.rpc_url or ",".join(known.rpc_urls), deployment)
     try:
         yield Connection(chain, account, deployment)
     finally:

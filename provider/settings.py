@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     network: str = "local"
     """Name of a network in `penstock.networks`."""
     rpc_url: str = ""
-    """JSON-RPC endpoint; empty: the network's own."""
+    """JSON-RPC endpoints, with commas between: where one fails the next is asked. Empty: the network's own."""
     deployment: str = ""
     """Deployment file; empty: the one recorded for the chain."""
     account: str = ""
@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     """After so long without an answer of the node no session is opened; open ones go on to their known end."""
     head_stuck_seconds: float = Field(0, ge=0)
     """The same where the head has not moved for so long; 0: never, for chains that mine on demand."""
+
+    max_skew_seconds: float = Field(0, ge=0)
+    """How far the host's clock and the chain's may be apart; 0: however far, for chains whose time is made up."""
 
     # --- where it is served ---
     host: str = "127.0.0.1"
@@ -163,10 +166,10 @@ class Settings(BaseSettings):
     @field_validator("public_url", "rpc_url")
     @classmethod
     def _is_url(cls, text: str) -> str:
-        text = text.strip().rstrip("/")
-        if text and not text.startswith(("http://", "https://")):
+        urls = [url.strip().rstrip("/") for url in text.split(",") if url.strip()]
+        if not all(url.startswith(("http://", "https://")) for url in urls):
             raise ValueError("write it with http:// or https://")
-        return text
+        return ",".join(urls)
 
     @field_validator("model")
     @classmethod

@@ -11,15 +11,16 @@ from typing import Any
 
 import psutil
 import pytest
+import pytest_asyncio
 
 from penstock.chain.web3 import Web3Chain
-from penstock.wire.receipts import RECEIPT_HEADER, SignedReceipt
+from penstock.wire.receipts import RECEIPT_HEADER, RECEIPTS_PATH, SignedReceipt
 from provider.engines import Dialect
 from provider.engines._base import session_for
 from provider.engines.vllm import VllmEngine
 from tests.deployed import ROOT, Deployed
 from tests.harness import Node
-from tests.provider.rig import PROMPT, Buyer, Rig, running, until
+from tests.provider.rig import Buyer, Rig, running, until
 
 VLLM = ROOT / ".engines" / "vllm"
 BASE, LORA = "base-model", "with-adapter"
@@ -39,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(folder: Path) -> AsyncIterator[VllmEngine]:
     os.environ |= {"VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
     engine = VllmEngine(
@@ -58,7 +59,7 @@ async def engine(folder: Path) -> AsyncIterator[VllmEngine]:
     await engine.stop()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def rig(node: Node, deployed: Deployed, engine: VllmEngine, tmp_path: Path) -> AsyncIterator[Rig]:
     """Two models, one price each."""
     offers = (f"{BASE}=native:0.000001", f"{LORA}=native:0.000002")
@@ -106,7 +107,7 @@ async def test_each_model_is_sold_for_itself_with_ids_in_its_receipts(rig: Rig, 
     assert len(ids) == body["usage"]["completion_tokens"] == 12
     receipt = SignedReceipt.parse(answer.headers[RECEIPT_HEADER]).receipt
     assert receipt.completion_tokens == 12
-    found = await rig.http.get(f"/v1/receipts/{receipt.hash}?token_ids=1", headers=buyer.bearer)
+    found = await rig.http.get(f"{RECEIPTS_PATH}/{receipt.hash}?token_ids=1", headers=buyer.bearer)
     assert found.status_code == 200, found.text
     packed = bytes.fromhex(found.json()["token_ids"][2:])
     assert [int.from_bytes(packed[at : at + 4]) for at in range(0, len(packed), 4)] == ids
