@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from penstock.errors import PenstockError
+from provider import operations
 
 if TYPE_CHECKING:
     from penstock.types import Address, ChannelEvent, StreamEvent, StreamId
@@ -28,7 +29,6 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_VERBS = ("start", "status", "earnings", "withdraw", "offers")
 _CHAIN, _PLACE, _GOODS, _ENGINE = "The chain", "Where it is served", "What is sold", "The engine"
 
 Config = Annotated[
@@ -41,6 +41,9 @@ AccountName = Annotated[
     str | None, typer.Option("--account", help="test:N, keystore file or alias, or env.", rich_help_panel=_CHAIN)
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON value a line on stdout.")]
+
+
+operations.add_to(cli)
 
 
 def main() -> None:
@@ -79,7 +82,7 @@ def start(
     public_url: Annotated[
         str | None, typer.Option(help="What the registry says, if not http://HOST:PORT.", rich_help_panel=_PLACE)
     ] = None,
-    state: Annotated[str | None, typer.Option(help="SQLite file.", rich_help_panel=_PLACE)] = None,
+    state: Annotated[str | None, typer.Option(help="SQLite file, or PostgreSQL URL.", rich_help_panel=_PLACE)] = None,
     model: Annotated[str | None, typer.Option(help="The model's name on the market.", rich_help_panel=_GOODS)] = None,
     offer: Annotated[
         list[str] | None,
@@ -413,10 +416,10 @@ def _due(connection: Connection, settings: Settings, history: History) -> list[D
     """What could be taken out now, vouchers first: what they bring is in the vault then."""
     from penstock.types import Voucher
     from provider.payouts import due_of, vouchers_due
-    from provider.service import state_path
-    from provider.store import vouchers_on_disk
+    from provider.service import state_place
+    from provider.store import vouchers_kept
 
-    known = vouchers_on_disk(state_path(settings, connection.chain.chain_id, connection.account.address))
+    known = vouchers_kept(state_place(settings, connection.chain.chain_id, connection.account.address))
 
     def highest(channel: LiveChannel) -> Voucher:
         return Voucher(channel.key, *known.get(channel.id, (0, b"")))

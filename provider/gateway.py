@@ -19,6 +19,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import structlog
+from sqlalchemy.exc import OperationalError
 
 from penstock.types import Terms
 from penstock.wire.receipts import ACCEPT_HEADER, RECEIPT_HEADER, SignedReceipt
@@ -28,8 +29,8 @@ from provider.admission import Admission, Refusal, Run
 from provider.asgi import ClientLeft, Receive, Scope, Send, header, read_body, send_error, send_json
 from provider.completions import CHAT, TEXT, Assembly, Counted, Prepared, TokenIds, has_words, prepare
 from provider.engines import Dialect, Engine, Fleet
-from provider.engines._base import headers as engine_headers
-from provider.errors import ApiError
+from provider.engines import headers as engine_headers
+from provider.errors import ApiError, unwritable
 from provider.market import Seller
 from provider.receipts import Answered, Job, Receipts
 from provider.sessions import Sessions
@@ -105,6 +106,10 @@ class Gateway:
             await send_error(send, shown)
         except ClientLeft:
             pass
+        except OperationalError as error:
+            log.error("the state cannot be written", path=scope["path"], error=str(error))
+            with suppress(RuntimeError):
+                await send_error(send, unwritable())
         except Exception:
             log.exception("a request failed", path=scope["path"])
             with suppress(RuntimeError):  # the answer may have begun

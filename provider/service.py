@@ -29,7 +29,7 @@ from provider.engines.vllm import VllmEngine
 from provider.market import Say
 from provider.receipts import domain_of
 from provider.settings import BUNDLED_MODEL, Settings, named
-from provider.store import Store
+from provider.store import Store, is_url
 
 _LEAVE_SECONDS = 2
 """How long connections may linger after the answers have ended."""
@@ -126,15 +126,16 @@ def make_engines(settings: Settings) -> Fleet:
     return Fleet(found)
 
 
-def state_path(settings: Settings, chain_id: int, provider: Address) -> Path:
+def state_place(settings: Settings, chain_id: int, provider: Address) -> str:
+    """A PostgreSQL URL, or a file's path."""
     if settings.state:
-        return Path(settings.state).expanduser()
-    return Path(settings.home).expanduser() / f"provider-{chain_id}-{provider}.sqlite"
+        return settings.state if is_url(settings.state) else str(Path(settings.state).expanduser())
+    return str(Path(settings.home).expanduser() / f"provider-{chain_id}-{provider}.sqlite")
 
 
 def open_store(settings: Settings, chain: Chain, provider: Address) -> Store:
     owner = f"{chain.chain_id}:{chain.stream_pay}:{provider}"
-    return Store.open(state_path(settings, chain.chain_id, provider), owner=owner)
+    return Store.open(state_place(settings, chain.chain_id, provider), owner=owner)
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,6 +147,8 @@ class Sessions:
             raise ApiError(400, "unsupported_version", "this gateway speaks version 1 of the handshake")
         if self._admission.stopping:
             raise ApiError(503, "stopping", "the provider is stopping: go elsewhere")
+        if self._admission.draining:
+            raise ApiError(503, "draining", "the provider takes no new sessions for now: go elsewhere")
         try:
             key = request.stream.value()
             grant, signature = request.grant.value()

@@ -69,8 +69,9 @@ class Settings(BaseSettings):
     """What the registry says; empty: http://host:port."""
     home: str = "~/.penstock"
     """Folder of what is kept."""
-    state: str = ""
-    """SQLite file; empty: HOME/provider-CHAIN-ADDRESS.sqlite."""
+    state: str = Field("", repr=False)
+    """SQLite file, or a PostgreSQL URL where several gateways share the work; empty:
+    HOME/provider-CHAIN-ADDRESS.sqlite."""
 
     # --- what is sold ---
     model: str = BUNDLED_NAME
@@ -202,6 +203,12 @@ class Settings(BaseSettings):
         return init_settings, env_settings, _SharedEnvironment(settings_cls), TomlConfigSettingsSource(settings_cls)
 
 
+def default_config() -> Path:
+    """Where `init` puts the configuration, and where it is looked for when none is named."""
+    home = os.environ.get(PREFIX + "HOME") or os.environ.get("PENSTOCK_HOME") or "~/.penstock"
+    return Path(home).expanduser() / "provider.toml"
+
+
 def named(text: str) -> tuple[str, str]:
     """MODEL=SOMETHING as both; the model is empty where none is named. A URL may have a = of its own."""
     name, equals, rest = text.partition("=")
@@ -212,7 +219,9 @@ def load(overrides: Mapping[str, Any], config: Path | None = None) -> Settings:
     """Settings of one run. `overrides` win; those that are None or empty tuples are as not given.
     ConfigError names each setting that is wrong and where it could be set."""
     given = {name: value for name, value in overrides.items() if value is not None and value != ()}
-    if config is not None and not config.is_file():
+    if config is None:
+        config = default_config() if default_config().is_file() else None
+    elif not config.exists():
         raise ConfigError(f"there is no configuration file {config}")
 
     class Loaded(Settings):
