@@ -64,6 +64,8 @@ class Admission:
         self._finished = asyncio.Event()
         self.stopping = False
         """Nothing new is let in."""
+        self.draining = False
+        """No new session is let in; those that are there go on to their end."""
         projection.listen(self._review)
 
     # --- sessions ---

@@ -11,6 +11,7 @@ import msgspec
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from penstock.chain.port import Chain
@@ -31,8 +32,8 @@ from provider.accounts import Accounts
 from provider.admission import Admission, Refusal
 from provider.asgi import App, ClientLeft, Receive, Scope, Send, read_body
 from provider.challenges import Challenges, court_of
-from provider.engines import Engine
-from provider.errors import ApiError
+from provider.engines import Fleet
+from provider.errors import ApiError, unwritable
 from provider.gateway import PATHS, Gateway
 from provider.market import Seller
 from provider.payouts import Payouts
@@ -40,7 +41,7 @@ from provider.projection import Clock, Projection
 from provider.receipts import Receipts
 from provider.sessions import Sessions
 from provider.settings import Settings
-from provider.store import Store, Usage
+from provider.store import DRAIN, Store, Usage
 
 log = structlog.get_logger("provider")
 
@@ -48,6 +49,7 @@ _CONTROL_BODY = 64 * 1024
 _MOST_RECEIPTS = 1000
 """In one list."""
 _FLUSH_SECONDS = 0.25
+_HEED_SECONDS = 1.0
 _CHALLENGE_SECONDS = 10.0
 """Between two looks for challenges, which have to be answered within 15 minutes."""
 _FIRST_SYNC_SECONDS = 600.0
@@ -63,7 +65,7 @@ class Provider:
         settings: Settings,
         *,
         chain: Chain,
-        engine: Engine,
+        engines: Fleet,
         store: Store,
         clock: Clock,
         seller: Seller,
@@ -72,7 +74,7 @@ class Provider:
     ) -> None:
         """`signer`: whose key signs receipts; None: the account's. `slashing`: for the contract that judges them; None:
         there is none, and none are signed."""
-        self.settings, self.chain, self.engine, self.store, self.seller = settings, chain, engine, store, seller
+        self.settings, self.chain, self.engines, self.store, self.seller = settings, chain, engines, store, seller
         self.projection = Projection(
             chain,
             store,
@@ -83,6 +85,7 @@ class Provider:
             poll_seconds=settings.poll_seconds,
             outage_seconds=settings.outage_seconds,
             head_stuck_seconds=settings.head_stuck_seconds,
+            max_skew_seconds=settings.max_skew_seconds,
         )
         self.admission = Admission(
             self.projection, seller, slots=settings.slots, concurrency=settings.session_concurrency
@@ -109,7 +112,7 @@ class Provider:
             else None
         )
         self.gateway = Gateway(
-            settings, engine, seller, self.admission, self.sessions, self.accounts, self._record, clock, self.receipts
+            settings, engines, seller, self.admission, self.sessions, self.accounts, self._record, clock, self.receipts
         )
         self._usage: list[Usage] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -133,13 +136,14 @@ class Provider:
         else:
             log.info("no contract judges receipts on this chain: none are signed")
         await self.accounts.load()
-        await self.gateway.start()
+        await self._heed()
         every = self.settings.payout_seconds
         self._tasks = [
             asyncio.create_task(self.projection.run(), name="projection"),
             asyncio.create_task(_repeat(every, self._settle), name="payouts"),
             asyncio.create_task(_repeat(min(every, 5.0), self.sessions.finish_closings), name="closings"),
             asyncio.create_task(_repeat(_FLUSH_SECONDS, self._flush), name="usage"),
+            asyncio.create_task(_repeat(_HEED_SECONDS, self._heed), name="control"),
         ]
         if self.challenges is not None:
             self._tasks.append(asyncio.create_task(_repeat(_CHALLENGE_SECONDS, self._look), name="challenges"))
@@ -170,7 +174,13 @@ class Provider:
 
     def ready(self) -> dict[str, str]:
         """What is amiss, by part; empty: ready to sell."""
-        found = {"engine": self.engine.trouble(), "chain": self.projection.trouble()}
+        found = {
+            "engine": self.engines.trouble(),
+            "chain": self.projection.trouble(),
+            "state": self.store.trouble(),
+        }
+        if self.admission.draining:
+            found["provider"] = "draining: no new sessions"
         if self.admission.stopping:
             found["provider"] = "stopping"
         return {part: trouble for part, trouble in found.items() if trouble}
@@ -178,6 +188,13 @@ class Provider:
     async def _settle(self) -> None:
         await self.payouts.run()
         await self.sessions.forget()
+
+    async def _heed(self) -> None:
+        """What the operator has said since."""
+        draining = bool(await self.store.read_meta(DRAIN))
+        if draining != self.admission.draining:
+            log.warning("no new sessions are taken" if draining else "new sessions are taken again")
+        self.admission.draining = draining
 
     async def _look(self) -> None:
         if self.challenges is not None:
@@ -197,19 +214,19 @@ def create_app(
     settings: Settings,
     *,
     chain: Chain,
-    engine: Engine,
+    engines: Fleet,
     store: Store,
     clock: Clock,
     seller: Seller,
     signer: KeySigner | None = None,
     slashing: Domain | None = None,
 ) -> ProviderApp:
-    """An ASGI application. It starts and stops what runs behind it in its lifespan; chain, engine and store are the
+    """An ASGI application. It starts and stops what runs behind it in its lifespan; chain, engines and store are the
     caller's to open and close. `signer` and `slashing` as `Provider` takes them."""
     provider = Provider(
         settings,
         chain=chain,
-        engine=engine,
+        engines=engines,
         store=store,
         clock=clock,
         seller=seller,
@@ -261,6 +278,7 @@ def _routes(provider: Provider) -> FastAPI:
             "sessions": admission.live_sessions(),
             "slots": provider.settings.slots,
             "running": admission.running,
+            "draining": admission.draining,
         }
         return _json(503 if troubles else 200, content)
 
@@ -336,6 +354,11 @@ def _routes(provider: Provider) -> FastAPI:
         what = ApiError(error.status_code, code, f"{request.method} {request.url.path}: {error.detail}")
         return _json(what.status, what.body, dict(error.headers or {}))
 
+    async def unwritten(request: Request, error: Exception) -> Response:
+        log.error("the state cannot be written", path=request.url.path, error=str(error))
+        what = unwritable()
+        return _json(what.status, what.body, what.headers)
+
     async def failed(request: Request, error: Exception) -> Response:
         log.error("a request failed", path=request.url.path, exc_info=error)
         return _json(500, ApiError(500, "internal_error", "the gateway failed: try again, or go elsewhere").body)
@@ -346,6 +369,7 @@ def _routes(provider: Provider) -> FastAPI:
     app.add_exception_handler(ApiError, refused)
     app.add_exception_handler(HTTPException, unknown)
     app.add_exception_handler(ClientLeft, left)
+    app.add_exception_handler(OperationalError, unwritten)
     app.add_exception_handler(Exception, failed)
     return app
 

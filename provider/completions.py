@@ -52,12 +52,14 @@ def prepare(
     hints: dict[str, Any],
     most_tokens: int | None = None,
     ask_ids: Callable[[dict[str, Any]], None] | None = None,
+    cache_salt: str | None = None,
 ) -> Prepared:
     """The body for the engine: always a stream, always with usage. ApiError 400 or 404 where it is no request.
 
     `hints` are fields that make this engine count as it goes; they are added where no client sees the pieces, where
     tokens are paid for (then `most_tokens` is how many the deposit pays for, and the engine is asked for no more), and
-    where a receipt states the counts. For that, `ask_ids` adds what makes it tell the ids of its tokens.
+    where a receipt states the counts. For that, `ask_ids` adds what makes it tell the ids of its tokens. `cache_salt`:
+    requests with another one share no prefix cache with this one.
     """
     try:
         body = msgspec.json.decode(raw)
@@ -83,6 +85,8 @@ def prepare(
     needed = "messages" if path == CHAT else "prompt"
     if needed not in body:
         raise ApiError(400, "invalid_request", f"{needed} is missing", param=needed)
+    if path == CHAT:
+        check_parts(body["messages"])
     allowed = FIELDS[path]
     sent = {name: value for name, value in body.items() if name in allowed and value is not None}
     sent["model"] = engine_model
@@ -93,11 +97,42 @@ def prepare(
     if ask_ids is not None or not streams or most_tokens is not None:
         for name, value in hints.items():
             sent[name] = {**sent[name], **value} if isinstance(value, dict) and name in sent else value
+    if cache_salt is not None:
+        sent["cache_salt"] = cache_salt
     wants_logprobs = sent.get("logprobs") not in (None, False)
     wants_ids = body.get("return_token_ids") is True
     if ask_ids is not None:
         ask_ids(sent)
     return Prepared(msgspec.json.encode(sent), streams, bool(options.get("include_usage")), wants_ids, wants_logprobs)
+
+
+_PARTS = frozenset("text refusal image_url input_audio audio_url video_url".split())
+_DATA_PARTS = ("image_url", "audio_url", "video_url")
+
+
+def check_parts(messages: Any) -> None:
+    """ApiError 400 where a message would make the engine fetch something, or unpickle it. Images and the like come as
+    data: URLs, which name no place in anybody's network."""
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, str):
+                continue
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind not in _PARTS:
+                known = ", ".join(sorted(_PARTS))
+                raise ApiError(400, "invalid_request", f"a part of a message has a type of {known}", param="messages")
+            for name in _DATA_PARTS:
+                if name not in part:
+                    continue
+                source = part[name].get("url") if isinstance(part[name], dict) else part[name]
+                if not isinstance(source, str) or not source[:5].lower() == "data:":
+                    raise ApiError(
+                        400,
+                        "url_not_fetched",
+                        f"{name} is not fetched from elsewhere: send what it shows as a data: URL",
+                        param="messages",
+                    )
 
 
 def _limit(sent: dict[str, Any], most: int) -> None:

@@ -22,13 +22,14 @@ from penstock.networks import network
 from penstock.types import Address
 from provider import market
 from provider.app import ProviderApp, create_app
-from provider.engines import Engine
+from provider.engines import Engine, Fleet
 from provider.engines.embedded import EmbeddedEngine
 from provider.engines.upstream import UpstreamEngine
+from provider.engines.vllm import VllmEngine
 from provider.market import Say
 from provider.receipts import domain_of
-from provider.settings import BUNDLED_MODEL, Settings
-from provider.store import Store
+from provider.settings import BUNDLED_MODEL, Settings, named
+from provider.store import Store, is_url
 
 _LEAVE_SECONDS = 2
 """How long connections may linger after the answers have ended."""
@@ -52,41 +53,89 @@ async def connect(settings: Settings) -> AsyncIterator[Connection]:
     # Imported late: it takes a second that --help need not wait for.
     from penstock.chain.web3 import Web3Chain
 
-    chain = await Web3Chain.connect(settings.rpc_url or known.rpc_url, deployment)
+    chain = await Web3Chain.connect(settings.rpc_url or ",".join(known.rpc_urls), deployment)
     try:
         yield Connection(chain, account, deployment)
     finally:
         await chain.close()
 
 
-def make_engine(settings: Settings) -> Engine:
-    """The one that the settings name."""
-    if settings.engine_url:
-        return UpstreamEngine(
-            settings.engine_url,
-            settings.engine_model or settings.model,
-            api_key=settings.engine_key,
-            start_seconds=settings.engine_start_seconds,
+def make_engines(settings: Settings) -> Fleet:
+    """Those that the settings name. ConfigError where a model that is sold has none."""
+    own = {model: model for model in settings.models}
+    for text in settings.engine_models:
+        model, name = named(text)
+        if not model and len(own) > 1:
+            raise ConfigError(f"several models are sold: say of which {name!r} is, as --engine-model MODEL={name}")
+        own[model or settings.models[0]] = name
+    adapters = dict(named(text) for text in settings.lora)
+    found: list[Engine] = []
+    for text in settings.engine_urls:
+        model, url = named(text)
+        if model and model not in own:
+            raise ConfigError(f"the engine at {url} is for {model!r}, of which nothing is sold: see --offer")
+        found.append(
+            UpstreamEngine(
+                url,
+                {model: own[model]} if model else own,
+                api_key=settings.engine_key,
+                start_seconds=settings.engine_start_seconds,
+            )
         )
-    return EmbeddedEngine(
-        Path(settings.gguf).expanduser() if settings.gguf else BUNDLED_MODEL,
-        settings.model,
-        slots=settings.slots,
-        context_length=settings.context_length,
-        threads=settings.engine_threads,
-        start_seconds=settings.engine_start_seconds,
-    )
+    elsewhere = {model for engine in found for model in engine.models}
+    here = {model: name for model, name in own.items() if model not in elsewhere}
+    if settings.vllm:
+        base = [model for model in here if model not in adapters]
+        if len(base) > 1:
+            raise ConfigError(
+                f"one vLLM is started here, for one model and adapters, not for {', '.join(base)}: give "
+                "the others' --engine-url"
+            )
+        source = settings.vllm_source or next((here[model] for model in base), "")
+        if not source:
+            raise ConfigError("say what vLLM loads beside the adapters: --vllm-source")
+        home = Path(settings.home).expanduser()
+        found.append(
+            VllmEngine(
+                settings.vllm,
+                source,
+                here,
+                context_length=settings.context_length,
+                adapters=adapters,
+                arguments=settings.vllm_args,
+                log_file=home / "vllm.log",
+                start_seconds=settings.engine_start_seconds,
+                drain_seconds=settings.drain_seconds,
+            )
+        )
+    elif not found:
+        if len(own) > 1:
+            raise ConfigError("the embedded engine has one model: give --vllm or --engine-url for several")
+        found.append(
+            EmbeddedEngine(
+                Path(settings.gguf).expanduser() if settings.gguf else BUNDLED_MODEL,
+                settings.models[0],
+                slots=settings.slots,
+                context_length=settings.context_length,
+                threads=settings.engine_threads,
+                start_seconds=settings.engine_start_seconds,
+            )
+        )
+    elif here:
+        raise ConfigError(f"no engine is named for {', '.join(here)}: give --engine-url MODEL=URL")
+    return Fleet(found)
 
 
-def state_path(settings: Settings, chain_id: int, provider: Address) -> Path:
+def state_place(settings: Settings, chain_id: int, provider: Address) -> str:
+    """A PostgreSQL URL, or a file's path."""
     if settings.state:
-        return Path(settings.state).expanduser()
-    return Path(settings.home).expanduser() / f"provider-{chain_id}-{provider}.sqlite"
+        return settings.state if is_url(settings.state) else str(Path(settings.state).expanduser())
+    return str(Path(settings.home).expanduser() / f"provider-{chain_id}-{provider}.sqlite")
 
 
 def open_store(settings: Settings, chain: Chain, provider: Address) -> Store:
     owner = f"{chain.chain_id}:{chain.stream_pay}:{provider}"
-    return Store.open(state_path(settings, chain.chain_id, provider), owner=owner)
+    return Store.open(state_place(settings, chain.chain_id, provider), owner=owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +160,12 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
             wanted = await market.terms_of(settings, chain, deployment.tokens)
             store = open_store(settings, chain, account.address)
             stack.push_async_callback(store.close)
-            engine = make_engine(settings)
-            stack.push_async_callback(engine.stop)
-            await engine.start()
-            say(f"engine answers: {engine.model} at {engine.base_url}")
+            engines = make_engines(settings)
+            stack.push_async_callback(engines.stop)
+            await engines.start()
+            for engine in engines.engines:
+                if engine.trouble() is None:
+                    say(f"engine answers: {', '.join(engine.models)} at {engine.name}")
             seller = await market.enter(
                 chain,
                 account,
@@ -128,7 +179,7 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
             app = create_app(
                 settings,
                 chain=chain,
-                engine=engine,
+                engines=engines,
                 store=store,
                 clock=time.time,
                 seller=seller,

@@ -147,6 +147,8 @@ class Sessions:
             raise ApiError(400, "unsupported_version", "this gateway speaks version 1 of the handshake")
         if self._admission.stopping:
             raise ApiError(503, "stopping", "the provider is stopping: go elsewhere")
+        if self._admission.draining:
+            raise ApiError(503, "draining", "the provider takes no new sessions for now: go elsewhere")
         try:
             key = request.stream.value()
             grant, signature = request.grant.value()
@@ -469,6 +471,12 @@ class Sessions:
             gas_used=session.gas_used,
             channel=self._accounts.answer(session),
         )
+
+    def payer(self, session: Session) -> str:
+        """Whose money pays for a session; where the chain has just taken that away, the stream stands for it."""
+        projection = self._projection
+        live = (projection.streams if session.start else projection.channels).get(session.stream_id)
+        return live.key.payer if live is not None else session.stream_id
 
     async def forget(self) -> None:
         """Drop what no longer matters: grants long expired, sessions long over."""

@@ -120,7 +120,8 @@ class Web3Chain(Web3Licences):
     async def connect(
         cls, rpc_url: str, deployment: Deployment, *, request_timeout: float = 15.0, receipt_timeout: float = 60.0
     ) -> Self:
-        """Check that the node is on the deployment's chain and has its contracts.
+        """Check that the node is on the deployment's chain and has its contracts. `rpc_url` may name several, with
+        commas between: where one fails the next is asked.
 
         `request_timeout` bounds one request, `receipt_timeout` the wait for a transaction, in seconds. NodeUnavailable,
         WrongChain or NoContract say what is amiss.
@@ -158,6 +159,7 @@ class Web3Chain(Web3Licences):
         except BaseException:
             await rpc.close()
             raise
+        rpc.expect(deployment.chain_id)
         return cls(rpc, deployment, receipt_timeout=receipt_timeout)
 
     async def close(self) -> None:

@@ -35,7 +35,7 @@ from penstock.wire.sessions import (
 )
 from provider import market
 from provider.app import Provider, create_app
-from provider.engines import Engine
+from provider.engines import Engine, Fleet
 from provider.receipts import domain_of
 from provider.service import Server, listen, open_store
 from provider.settings import BUNDLED_MODEL, Settings
@@ -279,7 +279,7 @@ async def running(
     node: Node,
     chain: Web3Chain,
     deployment: Deployment,
-    engine: Engine,
+    engine: Engine | Fleet,
     folder: Path,
     *,
     account: LocalAccount | None = None,
@@ -305,7 +305,7 @@ async def running(
         app = create_app(
             chosen,
             chain=chain,
-            engine=engine,
+            engines=engine if isinstance(engine, Fleet) else Fleet([engine]),
             store=store,
             clock=clock,
             seller=seller,
