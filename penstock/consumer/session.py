@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from penstock.accrual import flow
 from penstock.consumer.funds import check_funds, lacks_gas, permits
-from penstock.consumer.gateway import Answer, Gateway
+from penstock.consumer.gateway import CHAT_PATH, Answer, Gateway
 from penstock.consumer.market import Listing
 from penstock.consumer.receipts import SessionReceipts, watch
 from penstock.consumer.tasks import to_the_end
@@ -182,25 +182,21 @@ class Session:
 
         Raises PaymentRequired and other GatewayErrors, AnswerCut with the provider's code among them.
         """
-        messages: list[Message] = [{"role": "system", "content": system}] if system is not None else []
-        messages += [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        body: dict[str, Any] = {
-            "model": self.listing.offer.terms.model,
-            "messages": messages,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "return_token_ids": True,
-        }
-        if max_tokens is not None:
-            body["max_tokens"] = max_tokens
-        if temperature is not None:
-            body["temperature"] = temperature
-        # A little after the stream's end: the provider's own word on why it stopped comes first.
-        left = self.end - self._consumer.now() + 5
-        until = asyncio.get_running_loop().time() + max(left, 1)
-        answer = self._running.chat(self._token, body | parameters, until=until, witness=self.receipts.watch())
+        body = chat_body(prompt, system=system, max_tokens=max_tokens, temperature=temperature)
+        return self.ask(CHAT_PATH, body | parameters)
+
+    def ask(self, path: str, body: Mapping[str, Any]) -> Answer:
+        """The same for any request for a completion, in OpenAI's shape: its model, and that the answer streams with
+        usage and token ids, are put in."""
+        wanted = completion_body(self.listing, body)
+        answer = self._running.ask(path, self._token, wanted, until=self._until, witness=self.receipts.watch())
         self._answers.append(answer)
         return answer
+
+    def _until(self) -> float:
+        # A little after the stream's end, top-ups included: the provider's own word on why it stopped comes first.
+        left = self.end - self._consumer.now() + 5
+        return asyncio.get_running_loop().time() + max(left, 1)
 
     @property
     def receipts(self) -> SessionReceipts:
@@ -395,6 +391,28 @@ class Session:
         if record is None:
             raise RuntimeError("use the session inside its `async with` block")
         return record
+
+
+def chat_body(
+    prompt: str | Sequence[Message], *, system: str | None, max_tokens: int | None, temperature: float | None
+) -> dict[str, Any]:
+    """A chat request in OpenAI's shape, as far as these say."""
+    messages: list[Message] = [{"role": "system", "content": system}] if system is not None else []
+    messages += [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    given = {"messages": messages, "max_tokens": max_tokens, "temperature": temperature}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def completion_body(listing: Listing, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A request as a session sends it: streamed, so that it can be paid and watched as it comes, and with all that
+    the receipt will be checked against."""
+    return {
+        **body,
+        "model": listing.offer.terms.model,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "return_token_ids": True,
+    }
 
 
 async def intend(
