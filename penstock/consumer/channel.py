@@ -12,14 +12,14 @@ import math
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from penstock.consumer.funds import check_funds, lacks_gas, permits
-from penstock.consumer.gateway import CHAT_PATH, Answer, Delta, Gateway, Usage
+from penstock.consumer.gateway import Answer, Delta, Gateway, Usage
 from penstock.consumer.market import Listing
 from penstock.consumer.receipts import SPECIAL_TOKENS, SessionReceipts, watch
 from penstock.consumer.session import ORDER_LIFE, ORDER_PENDING, Gasless, Message, chat_body, completion_body
@@ -51,6 +51,7 @@ from penstock.types import (
     Voucher,
 )
 from penstock.units import format_amount
+from penstock.wire.completions import CHAT
 from penstock.wire.eip712 import channel_order_digest, voucher_digest
 from penstock.wire.receipts import Receipt
 from penstock.wire.sessions import (
@@ -209,7 +210,7 @@ class ChannelSession:
         Raises what `Session.chat` does, and Overcharged where the provider counts more than it can have delivered.
         """
         body = chat_body(prompt, system=system, max_tokens=max_tokens, temperature=temperature)
-        return self.ask(CHAT_PATH, body | parameters)
+        return self.ask(CHAT, body | parameters)
 
     def ask(self, path: str, body: Mapping[str, Any]) -> PaidAnswer:
         """As `Session.ask`."""
@@ -250,6 +251,33 @@ class ChannelSession:
                 except GatewayError:
                     if not left:
                         raise
+
+    @property
+    def left(self) -> int:
+        """Of the deposit, what is not owed yet: base units."""
+        assert self._record is not None
+        return self._record.deposit - self.owed
+
+    async def top_up(self, amount: int) -> None:
+        """Lock so many base units more, from the vault balance, then the wallet, and wait for the provider to see
+        them. Needs gas. InsufficientFunds, or Reverted where the channel is closed."""
+        await to_the_end(self._top_up(amount))
+
+    async def _top_up(self, amount: int) -> None:
+        consumer, record = self._consumer, self._record
+        assert record is not None
+        chain, account, token = consumer.chain, consumer.account, record.key.token
+        from_vault = min(await chain.vault_balance(token, account.address), amount)
+        short = amount - from_vault
+        if token != NATIVE and short and await chain.allowance(token, account.address) < short:
+            consumer.keep_channel(record.id, "approve", await chain.approve(account, token, short))
+        receipt = await chain.top_up_channel(
+            account, record.key, amount=amount, value=short if token == NATIVE else 0, from_vault=from_vault
+        )
+        self._record = record = replace(record, deposit=record.deposit + amount)
+        consumer.journal.set_channel(record.id, deposit=record.deposit)
+        consumer.keep_channel(record.id, "top up", receipt)
+        await consumer.wait_for_deposit(self._running, self._token, record.deposit)
 
     # --- counting ---
 

@@ -44,6 +44,7 @@ from penstock.types import (
     Address,
     ChannelClosed,
     ChannelOpened,
+    ChannelToppedUp,
     Closed,
     Opened,
     Provider,
@@ -317,15 +318,20 @@ class Consumer:
         """Its end is on the chain. What came back to the vault goes on to the wallet, if there is gas for it."""
         head = await self.chain.head()
         closed: ChannelClosed | None = None
+        deposit = 0
         for event in await self.chain.events(min(record.first_block, head.number), head.number):
             if isinstance(event, ChannelOpened) and event.id == record.id:
-                self.journal.set_channel(record.id, deposit=event.deposit)
+                deposit = event.deposit
+            if isinstance(event, ChannelToppedUp) and event.id == record.id:
+                deposit += event.amount
             if isinstance(event, ChannelClosed) and event.id == record.id:
                 closed = event
         if closed is None:
             raise NotFound(f"the node does not show how channel {record.id[:10]} ended")
         paid, refund, to = closed.cumulative, closed.refund, closed.to
-        self.journal.set_channel(record.id, state=State.CLOSED, paid=paid, refund=refund, refund_to=to, problem="")
+        self.journal.set_channel(
+            record.id, state=State.CLOSED, deposit=deposit, paid=paid, refund=refund, refund_to=to, problem=""
+        )
         if to == ZERO_ADDRESS and refund:
             with suppress(ChainError):
                 await self._bring_home(record, refund)
@@ -484,6 +490,16 @@ class Consumer:
         if state is not None:
             self.journal.set_channel(record.id, state=State.OPEN, deposit=state.deposit)
         return state
+
+    async def wait_for_deposit(self, gateway: Gateway, token: str, deposit: int) -> None:
+        """Until a provider has seen a channel's top-up. GatewayUnreachable where it does not in time."""
+
+        def enough(answer: SessionAnswer) -> bool:
+            found = answer.channel.deposit if answer.channel else "0"
+            return found.isdecimal() and len(found) <= 40 and int(found) >= deposit
+
+        if not enough(await self._wait(lambda: gateway.session(token), enough, self.waits.sight)):
+            raise GatewayUnreachable(f"{gateway.endpoint} does not see the channel's top-up; choose another provider")
 
     async def wait_for_open(self, record: Record) -> StreamState | None:
         """The stream's state once our node has it; None where it does not come within some blocks."""

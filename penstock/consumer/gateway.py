@@ -39,7 +39,6 @@ MAX_BODY = 256 * 1024
 """Bytes of an answer that is read whole."""
 MAX_MESSAGE = 300
 """Characters of a gateway's own words that are passed on."""
-CHAT_PATH = "/v1/chat/completions"
 
 _T = TypeVar("_T")
 
@@ -102,6 +101,12 @@ class Gateway:
         """Trade a grant, with or without an order, for a token."""
         wait = self._waits.handshake if wait is None else wait
         return await self._call("POST", SESSIONS_PATH, SessionAnswer, body=request, wait=wait)
+
+    async def session(self, token: str) -> SessionAnswer:
+        """How the token's session stands."""
+        return await self._call(
+            "GET", f"{SESSIONS_PATH}/current", SessionAnswer, token=token, wait=self._waits.handshake
+        )
 
     async def close_session(self, token: str, request: CloseRequest) -> CloseAnswer:
         """End a session, its stream and its channel; the gateway submits the request's cancel and pays for it. An

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from penstock.accrual import flow
 from penstock.consumer.funds import check_funds, lacks_gas, permits
-from penstock.consumer.gateway import CHAT_PATH, Answer, Gateway
+from penstock.consumer.gateway import Answer, Gateway
 from penstock.consumer.market import Listing
 from penstock.consumer.receipts import SessionReceipts, watch
 from penstock.consumer.tasks import to_the_end
@@ -38,6 +38,7 @@ from penstock.types import (
     Token,
     ToppedUp,
 )
+from penstock.wire.completions import CHAT
 from penstock.wire.eip712 import order_digest
 from penstock.wire.sessions import (
     GrantBody,
@@ -164,9 +165,7 @@ class Session:
 
     def spent(self, now: int | None = None) -> int:
         """What the stream has cost by a time, in base units of its token."""
-        record = self._opened
-        until = min(max(self._consumer.now() if now is None else now, record.start + 1), record.end)
-        return flow(record.rate, until - record.start)
+        return spent(self._opened, self._consumer.now() if now is None else now)
 
     def chat(
         self,
@@ -183,7 +182,7 @@ class Session:
         Raises PaymentRequired and other GatewayErrors, AnswerCut with the provider's code among them.
         """
         body = chat_body(prompt, system=system, max_tokens=max_tokens, temperature=temperature)
-        return self.ask(CHAT_PATH, body | parameters)
+        return self.ask(CHAT, body | parameters)
 
     def ask(self, path: str, body: Mapping[str, Any]) -> Answer:
         """The same for any request for a completion, in OpenAI's shape: its model, and that the answer streams with
@@ -209,12 +208,12 @@ class Session:
             )
         return self._receipts
 
-    async def top_up(self, seconds: int) -> int:
+    async def extend(self, seconds: int) -> int:
         """Pay for more time, from the vault balance, then the wallet. Needs gas. Returns the stream's new end.
 
         Raises InsufficientFunds, or Reverted where the stream has ended.
         """
-        return await to_the_end(self._top_up(seconds))
+        return await to_the_end(top_up(self._consumer, self._opened, seconds))
 
     # --- entering ---
 
@@ -363,22 +362,6 @@ class Session:
 
     # --- helpers ---
 
-    async def _top_up(self, seconds: int) -> int:
-        consumer, record = self._consumer, self._opened
-        chain, account, token = consumer.chain, consumer.account, record.key.token
-        cost = flow(record.rate, record.end + seconds - record.start) - flow(record.rate, record.end - record.start)
-        from_vault = min(await chain.vault_balance(token, account.address), cost)
-        short = cost - from_vault
-        if token != NATIVE and short and await chain.allowance(token, account.address) < short:
-            consumer.keep(record, "approve", await chain.approve(account, token, short))
-        receipt = await chain.top_up(
-            account, record.key, duration=seconds, value=short if token == NATIVE else 0, from_vault=from_vault
-        )
-        end = next(event.end for event in receipt.events if isinstance(event, ToppedUp) and event.id == record.id)
-        consumer.journal.opened(record.id, start=record.start, end=end)
-        consumer.keep(record, "top up", receipt)
-        return end
-
     @property
     def _running(self) -> Gateway:
         if self._gateway is None:
@@ -458,6 +441,29 @@ async def send_open(consumer: Consumer, record: Record, from_vault: int) -> None
     opened = next(event for event in receipt.events if isinstance(event, Opened) and event.id == record.id)
     journal.opened(record.id, start=opened.start, end=opened.end)
     consumer.keep(record, "open", receipt)
+
+
+def spent(record: Record, now: int) -> int:
+    """What an open stream has cost by a time: base units. A second at least, and its deposit at most."""
+    until = min(max(now, record.start + 1), record.end)
+    return flow(record.rate, until - record.start)
+
+
+async def top_up(consumer: Consumer, record: Record, seconds: int) -> int:
+    """Pay for more time of an open stream, from the vault balance, then the wallet. Its new end."""
+    chain, account, token = consumer.chain, consumer.account, record.key.token
+    cost = flow(record.rate, record.end + seconds - record.start) - flow(record.rate, record.end - record.start)
+    from_vault = min(await chain.vault_balance(token, account.address), cost)
+    short = cost - from_vault
+    if token != NATIVE and short and await chain.allowance(token, account.address) < short:
+        consumer.keep(record, "approve", await chain.approve(account, token, short))
+    receipt = await chain.top_up(
+        account, record.key, duration=seconds, value=short if token == NATIVE else 0, from_vault=from_vault
+    )
+    end = next(event.end for event in receipt.events if isinstance(event, ToppedUp) and event.id == record.id)
+    consumer.journal.opened(record.id, start=record.start, end=end)
+    consumer.keep(record, "top up", receipt)
+    return end
 
 
 def relayed_seconds(duration: int | None, greeting: WellKnown, *, gasless: bool) -> int:
