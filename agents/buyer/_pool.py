@@ -30,6 +30,8 @@ class Held:
     idle_since: float
     """On the event loop's clock."""
     users: int = 0
+    served: int = 0
+    """Answers that have begun."""
     attributed: int = 0
     """Of its cost, what purchases have been told: base units."""
     bad: PenstockError | None = None
@@ -51,6 +53,11 @@ class Held:
     @property
     def id(self) -> StreamId:
         return self.channel.channel if self.channel else self.session.stream  # type: ignore[union-attr]
+
+    @property
+    def start(self) -> int:
+        """Of the stream, in Unix seconds of the chain; 0 without one."""
+        return self.stream.start if isinstance(self.stream, Session) else self.session.start
 
     def spent(self) -> int:
         """So far: base units."""
@@ -88,7 +95,12 @@ class Pool:
     async def lease(self, listing: Listing, tokens: tuple[int, int]) -> Held:
         """A session for one answer of so many prompt and completion tokens at most; `release` must follow. Raises
         what `Consumer.session` does on entering. Cancelled, it still opens, for whoever comes next."""
-        return await asyncio.shield(self._spawn(self._lease(listing, tokens)))
+        task = self._spawn(self._lease(listing, tokens))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._unwanted)
+            raise
 
     def release(self, held: Held, bad: PenstockError | None = None) -> None:
         """The answer is over. `bad`: nothing more is asked of this session."""
@@ -179,6 +191,10 @@ class Pool:
         async with held.topping_up:
             if channel.left < held.users * held.listing.offer.terms.owed(*tokens):
                 await channel.top_up(self._deposit(held.listing, tokens))
+
+    def _unwanted(self, task: asyncio.Task[Held]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self.release(task.result())
 
     # --- keeping and closing ---
 
