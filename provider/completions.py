@@ -20,7 +20,7 @@ FIELDS = {
     CHAT: _COMMON
     | frozenset(
         "messages max_completion_tokens top_logprobs tools tool_choice parallel_tool_calls functions function_call "
-        "reasoning_effort".split()
+        "reasoning_effort continue_final_message add_generation_prompt".split()
     ),
     TEXT: _COMMON | frozenset("prompt suffix echo".split()),
 }
