@@ -7,6 +7,8 @@ completions come late, cut, changed, or not at all. Made for one provider each; 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import json
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -26,19 +28,28 @@ class Layer:
     def __init__(self) -> None:
         self.on = True
         self.asked = 0
-        self._app: App | None = None
+        self.over = asyncio.Event()
+        """The test is: nobody waits any longer."""
 
-    def __call__(self, app: App) -> Layer:
-        self._app = app
-        return _Wrapped(self, app)  # type: ignore[return-value]
+    def __call__(self, app: App) -> App:
+        return _Wrapped(self, app)
+
+    async def pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.over.wait()
+
+    async def anything(self, app: App, scope: Any, receive: Any, send: Send) -> None:
+        """A request that is neither of these."""
+        await app(scope, receive, send)
 
     async def completion(self, app: App, scope: Any, receive: Any, send: Send) -> None:
         """A request for a completion."""
-        await app(scope, receive, send)
+        await self.anything(app, scope, receive, send)
 
     async def session(self, app: App, scope: Any, receive: Any, send: Send) -> None:
         """A handshake."""
-        await app(scope, receive, send)
+        await self.anything(app, scope, receive, send)
 
 
 class _Wrapped:
@@ -52,14 +63,13 @@ class _Wrapped:
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
         layer, path = self._layer, scope.get("path", "")
-        if scope["type"] == "http" and path.endswith("/completions"):
-            layer.asked += 1
-            if layer.on:
-                return await layer.completion(self._app, scope, receive, send)
-        if scope["type"] == "http" and path == SESSIONS_PATH and layer.on:
-            return await layer.session(self._app, scope, receive, send)
-        await self._app(scope, receive, send)
-        return None
+        asks = scope["type"] == "http" and path.endswith("/completions")
+        layer.asked += asks
+        handle = self._app
+        if scope["type"] == "http" and layer.on:
+            own = layer.completion if asks else layer.session if path == SESSIONS_PATH else layer.anything
+            handle = functools.partial(own, self._app)
+        await handle(scope, receive, send)
 
 
 class Slow(Layer):
@@ -70,11 +80,11 @@ class Slow(Layer):
         self._first, self._each = first, each
 
     async def completion(self, app: App, scope: Any, receive: Any, send: Send) -> None:
-        await asyncio.sleep(self._first)
+        await self.pause(self._first)
 
         async def slowly(message: Message) -> None:
             if message["type"] == "http.response.body" and message.get("more_body"):
-                await asyncio.sleep(self._each)
+                await self.pause(self._each)
             await send(message)
 
         await app(scope, receive, slowly)
@@ -108,7 +118,7 @@ class Stalls(_After):
     """Falls silent, and keeps the connection."""
 
     async def happens(self) -> None:
-        await asyncio.sleep(3600)
+        await self.pause(3600)
 
 
 class Dies(_After):
@@ -116,6 +126,33 @@ class Dies(_After):
 
     async def happens(self) -> None:
         raise ConnectionError("died on purpose")
+
+
+class Flaps(Dies):
+    """Well for as many requests as it is ill for afterwards, again and again."""
+
+    def __init__(self, words: int, period: int) -> None:
+        super().__init__(words)
+        self._period = period
+
+    async def completion(self, app: App, scope: Any, receive: Any, send: Send) -> None:
+        if self.asked // self._period % 2:
+            await super().completion(app, scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+
+class Vanishes(Layer):
+    """After so many requests for completions it hangs up on everybody, for ever, whatever they want."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self._after = after
+
+    async def anything(self, app: App, scope: Any, receive: Any, send: Send) -> None:
+        if self.asked > self._after:
+            raise ConnectionError("gone on purpose")
+        await app(scope, receive, send)
 
 
 class Says402(Layer):

@@ -264,6 +264,12 @@ class ChannelSession:
         await to_the_end(self._top_up(amount))
 
     async def _top_up(self, amount: int) -> None:
+        async with self._consumer.purse:
+            deposit = await self._lock_more(amount)
+        await self._consumer.wait_for_deposit(self._running, self._token, deposit)
+
+    async def _lock_more(self, amount: int) -> int:
+        """The new deposit."""
         consumer, record = self._consumer, self._record
         assert record is not None
         chain, account, token = consumer.chain, consumer.account, record.key.token
@@ -277,7 +283,7 @@ class ChannelSession:
         self._record = record = replace(record, deposit=record.deposit + amount)
         consumer.journal.set_channel(record.id, deposit=record.deposit)
         consumer.keep_channel(record.id, "top up", receipt)
-        await consumer.wait_for_deposit(self._running, self._token, record.deposit)
+        return record.deposit
 
     # --- counting ---
 
@@ -354,13 +360,14 @@ class ChannelSession:
         self._gateway = gateway = await consumer.gateway(listing.provider.endpoint)
         greeting = await gateway.well_known()
         consumer.check_greeting(greeting, listing.provider)
-        gasless, deposit, from_vault = await self._plan(greeting)
-        if gasless:
-            answer = await self._order(gateway, deposit, from_vault)
-        else:
-            await to_the_end(self._open(deposit, from_vault))
-            answer = await self._shake_hands(gateway)
-        self._take(answer)
+        answer: SessionAnswer | None = None
+        async with consumer.purse:
+            gasless, deposit, from_vault = await self._plan(greeting)
+            if gasless:
+                answer = await self._order(gateway, deposit, from_vault)
+            else:
+                await to_the_end(self._open(deposit, from_vault))
+        self._take(answer or await self._shake_hands(gateway))
 
     async def _shake_hands(self, gateway: Gateway) -> SessionAnswer:
         assert self._record is not None

@@ -126,6 +126,9 @@ class Consumer:
         self.gas_reserve = gas_reserve
         self.allow_private = chain.chain_id == LOCAL_CHAIN_ID if allow_private is None else allow_private
         self.clock = clock
+        self.purse = asyncio.Lock()
+        """Held while vault balance and allowances are looked at and spent, so that two sessions do not count on the
+        same."""
         self._on_warning = on_warning
         self._on_news = on_news
         self._http = httpx.AsyncClient(
@@ -338,6 +341,10 @@ class Consumer:
         return self._channel(record.id)
 
     async def _bring_home(self, record: ChannelRecord, refund: int) -> None:
+        async with self.purse:
+            await self._withdraw(record, refund)
+
+    async def _withdraw(self, record: ChannelRecord, refund: int) -> None:
         token, me = record.key.token, self.account.address
         coins, held = await self.chain.native_balance(me), await self.chain.vault_balance(token, me)
         amount = min(refund, held)

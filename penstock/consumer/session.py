@@ -231,12 +231,14 @@ class Session:
         self._gateway = gateway = await consumer.gateway(listing.provider.endpoint)
         greeting = await gateway.well_known()
         consumer.check_greeting(greeting, listing.provider)
-        gasless, from_vault = await self._plan(greeting)
-        if gasless:
-            answer = await self._order(gateway, from_vault)
-        else:
-            await to_the_end(self._open(from_vault))
-            answer = await self._shake_hands(gateway)
+        answer: SessionAnswer | None = None
+        async with consumer.purse:
+            gasless, from_vault = await self._plan(greeting)
+            if gasless:
+                answer = await self._order(gateway, from_vault)
+            else:
+                await to_the_end(self._open(from_vault))
+        answer = answer or await self._shake_hands(gateway)
         self._check_answer(answer)
         self._token = answer.token
 
@@ -451,6 +453,11 @@ def spent(record: Record, now: int) -> int:
 
 async def top_up(consumer: Consumer, record: Record, seconds: int) -> int:
     """Pay for more time of an open stream, from the vault balance, then the wallet. Its new end."""
+    async with consumer.purse:
+        return await _top_up(consumer, record, seconds)
+
+
+async def _top_up(consumer: Consumer, record: Record, seconds: int) -> int:
     chain, account, token = consumer.chain, consumer.account, record.key.token
     cost = flow(record.rate, record.end + seconds - record.start) - flow(record.rate, record.end - record.start)
     from_vault = min(await chain.vault_balance(token, account.address), cost)
