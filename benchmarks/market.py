@@ -45,30 +45,30 @@ async def run(folder: Path, seconds: float, clients: int, seed: int) -> Report:
         engine = UpstreamEngine(child.url, MODEL, api_key=child.key, start_seconds=30)
         await engine.start()
         report, account = Report(), fresh_account(node, coins=1000 * COINS)
-        async with await Web3Chain.connect(node.url, deployed.deployment) as chain:
-            async with (
-                market_of(node, chain, deployed, engine, folder) as stalls,
-                Consumer(chain, account, journal, waits=WAITS) as consumer,
-            ):
-                buyer = Buyer(
-                    consumer,
-                    POLICY,
-                    folder=folder,
-                    on_purchase=report.purchases.append,
-                    dice=random.Random(seed),
-                )
-                began = time.monotonic()
-                await trade(buyer, stalls, report, seconds=seconds, clients=clients, dice=random.Random(seed + 1))
-                lasted = time.monotonic() - began
-                reclaimed = await close_all(buyer, consumer, node)
-                spent = await audit(consumer, chain, deployed, report, stalls, 1000 * COINS)
-                show(report, lasted, spent, reclaimed=reclaimed)
-                show_regret(report, *report.regret(stalls))
-                by_name = Counter(stalls[one.provider].kind.name for one in report.purchases)
-                good = Counter(stalls[one.provider].kind.name for one in report.purchases if one.outcome == "done")
-                print("\n| provider | asked | answered |\n|---|---|---|")
-                for name, count in by_name.most_common():
-                    print(f"| {name} | {count} | {good[name]} |")
+        async with (
+            await Web3Chain.connect(node.url, deployed.deployment) as chain,
+            market_of(node, chain, deployed, engine, folder) as stalls,
+            Consumer(chain, account, journal, waits=WAITS) as consumer,
+        ):
+            buyer = Buyer(
+                consumer,
+                POLICY,
+                folder=folder,
+                on_purchase=report.purchases.append,
+                dice=random.Random(seed),
+            )
+            began = time.monotonic()
+            await trade(buyer, stalls, report, seconds=seconds, clients=clients, dice=random.Random(seed + 1))
+            lasted = time.monotonic() - began
+            reclaimed = await close_all(buyer, consumer, node)
+            spent = await audit(consumer, chain, deployed, report, stalls, 1000 * COINS)
+            show(report, lasted, spent, reclaimed=reclaimed)
+            show_regret(report, *report.regret(stalls))
+            by_name = Counter(stalls[one.provider].kind.name for one in report.purchases)
+            good = Counter(stalls[one.provider].kind.name for one in report.purchases if one.outcome == "done")
+            print("\n| provider | asked | answered |\n|---|---|---|")
+            for name, count in by_name.most_common():
+                print(f"| {name} | {count} | {good[name]} |")
         await engine.stop()
     return report
 
@@ -89,8 +89,8 @@ def show(report: Report, lasted: float, spent: Counter[str], *, reclaimed: bool)
 
 def show_regret(report: Report, paid: int, best: int, name: str) -> None:
     print(
-        f"\npaid {format_amount(paid, 18)} BNB; the best provider in hindsight, {name!r}, would have taken "
-        f"{format_amount(best, 18)}: regret {(paid - best) / best:+.1%}"
+        f"\nwhere the price counted: paid {format_amount(paid, 18)} BNB; the best provider in hindsight, {name!r}, "
+        f"would have taken {format_amount(best, 18)}: regret {(paid - best) / best:+.1%}"
     )
 
 

@@ -62,17 +62,17 @@ KINDS = (
     Kind("honest, cheap", "native:1/3", Layer, True),
     Kind("honest, dearer", "native:1.3/3.9", Layer, True),
     Kind("honest, dear", "native:3/9", Layer, True),
-    Kind("honest by the second", "native:0.00002", Layer, True),
-    Kind("honest by the second, dear", "native:0.0001", Layer, True),
-    Kind("honest by both", "native:0.00001+1/2", Layer, True),
+    Kind("honest by the second", "native:0.0003", Layer, True),
+    Kind("honest by the second, dear", "native:0.0006", Layer, True),
+    Kind("honest by both", "native:0.0001+1/2", Layer, True),
     Kind("honest, slowish", "native:0.9/2.7", lambda: Slow(0.3, 0.005), True),
-    Kind("honest by the second, slowish", "native:0.000015", lambda: Slow(0.4, 0.01), True),
+    Kind("honest by the second, slowish", "native:0.0002", lambda: Slow(0.4, 0.01), True),
     Kind("stalls at once", "native:0.5/1.5", lambda: Stalls(0)),
     Kind("stalls in mid-answer", "native:0.5/1.6", lambda: Stalls(6)),
-    Kind("stalls in mid-answer, by the second", "native:0.000005", lambda: Stalls(4)),
+    Kind("stalls in mid-answer, by the second", "native:0.0001", lambda: Stalls(4)),
     Kind("hangs up at once", "native:0.5/1.7", lambda: Dies(0)),
     Kind("hangs up in mid-answer", "native:0.6/1.8", lambda: Dies(8)),
-    Kind("hangs up in mid-answer, by the second", "native:0.000006", lambda: Dies(5)),
+    Kind("hangs up in mid-answer, by the second", "native:0.00011", lambda: Dies(5)),
     Kind("says 402", "native:0.5/1.4", Says402),
     Kind("answers garbage", "native:0.5/1.3", Garbage),
     Kind("claims too many tokens", "native:0.4/1.2", Overclaims),
@@ -112,24 +112,23 @@ class Report:
     completion_tokens: int = 0
 
     def regret(self, stalls: dict[Address, Stall]) -> tuple[int, int, str]:
-        """What was paid for the answers by purchases, what the best provider in hindsight would have taken for the
-        same tokens, and which that is: base units. By the second it is taken to work at the speed that was measured."""
+        """Of the answers that were to be cheap: what they took, failures included, what the best healthy provider in
+        hindsight would have taken for the same tokens, and which that is: base units. One that is paid by the second
+        is taken to be as fast as it was here."""
+        cheap = [one for one in self.purchases if "fastest:" not in one.why]
+        done = [one for one in cheap if one.outcome == "done"]
         pace: dict[Address, list[float]] = defaultdict(list)
         for one in self.purchases:
-            if one.outcome == "done" and one.completion_tokens:
-                pace[one.provider].append((one.ended_at - one.began_at) / one.completion_tokens)
-        prompt = sum(one.prompt_tokens for one in self.purchases if one.outcome == "done")
-        usual = sum(sum(row) for row in pace.values()) / max(1, sum(map(len, pace.values())))
-        best: tuple[int, str] | None = None
+            if one.outcome == "done":
+                pace[one.provider].append(one.ended_at - one.began_at)
+        prompt, completion = sum(one.prompt_tokens for one in done), sum(one.completion_tokens for one in done)
+        costs = []
         for id, stall in stalls.items():
-            if not stall.kind.healthy:
-                continue
-            row = pace.get(id) or [usual]
-            seconds = sum(row) / len(row) * self.completion_tokens
-            cost = stall.terms.owed(prompt, self.completion_tokens) + flow(stall.terms.rate, int(seconds) + 1)
-            best = min(best or (cost, stall.kind.name), (cost, stall.kind.name))
-        assert best is not None
-        return sum(one.cost for one in self.purchases), *best
+            if stall.kind.healthy and pace[id]:
+                seconds = len(done) * sum(pace[id]) / len(pace[id])
+                taken = stall.terms.owed(prompt, completion) + flow(stall.terms.rate, int(seconds) + 1)
+                costs.append((taken, stall.kind.name))
+        return sum(one.cost for one in cheap), *min(costs)
 
 
 @asynccontextmanager

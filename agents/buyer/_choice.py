@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from agents.buyer._index import Index
 from agents.buyer._memory import Memory
 from agents.buyer._policy import PRESETS, Policy
-from agents.buyer._score import Entry, Expected, Need, Usual, expect, scores
+from agents.buyer._score import Entry, Expected, Need, Seller, Usual, expect, scores
 from agents.buyer._types import Filters, Wish
 from penstock.consumer import Listing
 from penstock.consumer.market import has_prefix, paid_in
@@ -60,10 +60,8 @@ class Chooser:
         entries = [entry for entry in entries if entry.listing.provider.id not in without]
         expected = self._expected(entries, prompt_bytes, max_tokens)
         weights = self._policy.weights if wish.policy == "auto" else PRESETS[wish.policy]
-        row = sorted(
-            zip(scores(expected, weights), entries, expected, strict=True),
-            key=lambda one: (-one[0], one[1].listing.offer.number),
-        )
+        row = list(zip(scores(expected, weights), entries, expected, strict=True))
+        row.sort(key=lambda one: one[0], reverse=True)  # stable: among equals the oldest offer
         found, aside, new = [], [], []
         seen: set[Address] = set()
         for score, entry, what in row:
@@ -87,30 +85,29 @@ class Chooser:
         return found + [candidate for _, candidate in sorted(aside, key=lambda one: one[0])]
 
     def _expected(self, entries: list[Entry], prompt_bytes: int, max_tokens: int | None) -> list[Expected]:
-        memory, policy = self._memory, self._policy
-        known = [memory.of(one.listing.provider.id, one.listing.offer.terms.model) for one in entries]
-        usual = Usual.of(known)
-        found = []
-        for entry, measured in zip(entries, known, strict=True):
-            terms = entry.listing.offer.terms
-            need = Need.of(
+        memory, policy, now = self._memory, self._policy, self._clock()
+        one_of = {(one.listing.provider.id, one.listing.offer.terms.model): one for one in entries}
+        known = {name: memory.of(*name) for name in one_of}
+        usual, cover = Usual.of(list(known.values())), self._index.cover_per_slot
+        sellers = {
+            name: Seller.of(entry, known[name], usual, cover_per_slot=cover, now=now) for name, entry in one_of.items()
+        }
+        needs = {
+            model: Need.of(
                 prompt_bytes,
                 max_tokens,
-                memory.traffic(terms.model),
+                memory.traffic(model),
                 usual=policy.usual_answer,
                 idle_seconds=policy.idle_seconds,
             )
-            found.append(
-                expect(
-                    entry,
-                    measured,
-                    usual,
-                    need,
-                    is_open=self._is_open(entry.listing.offer.id),
-                    cover_per_slot=self._index.cover_per_slot,
-                    now=self._clock(),
-                )
-            )
+            for _, model in one_of
+        }
+        found = []
+        for entry in entries:
+            listing = entry.listing
+            terms = listing.offer.terms
+            seller = sellers[listing.provider.id, terms.model]
+            found.append(expect(terms, seller, needs[terms.model], is_open=self._is_open(listing.offer.id)))
         return found
 
 
@@ -157,18 +154,15 @@ def _fits(entry: Entry, filters: Filters) -> bool:
 
 def _affords(entry: Entry, filters: Filters) -> bool:
     terms = entry.listing.offer.terms
-    return not any(
-        limit is not None and price > limit
-        for price, limit in (
-            (terms.rate, filters.max_rate),
-            (terms.prompt_price, filters.max_prompt_price),
-            (terms.completion_price, filters.max_completion_price),
-        )
+    return (
+        (filters.max_rate is None or terms.rate <= filters.max_rate)
+        and (filters.max_prompt_price is None or terms.prompt_price <= filters.max_prompt_price)
+        and (filters.max_completion_price is None or terms.completion_price <= filters.max_completion_price)
     )
 
 
 def _why(wish: Wish, score: float, what: Expected, among: int) -> str:
     return (
         f"{wish.policy}: score {score:.3f} among {among} offers: about {what.cost:.3g} base units, "
-        f"{what.latency:.2f} s to the first token, {what.speed:.0f} tokens/s, {what.success:.0%} good"
+        f"{what.latency:.2f} s to the first token, {what.seller.speed:.0f} tokens/s, {what.seller.success:.0%} good"
     )

@@ -8,9 +8,10 @@ has the whole market read again. What is bought is verified against the registry
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +24,6 @@ from penstock.errors import NoContract, Reverted
 from penstock.types import Address, Block, FaultProven, Offer, OfferId, Provider, Service, Token
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from penstock.chain.port import Chain
 
 _SCHEMA = """
@@ -43,6 +42,19 @@ FAULTS_BACK = 200_000
 """Blocks before the first reading in which proven faults are looked for."""
 
 
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Inside, tens of thousands of objects are made, and all stay: the collector, which would look through them again
+    and again and takes more time than the rest, waits."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
 class Index:
     """For one deployment. `path`: None forgets at the end."""
 
@@ -59,9 +71,10 @@ class Index:
         self._providers: dict[Address, tuple[Provider, int]] = {}
         """With their stakes."""
         self._faults: Counter[Address] = Counter()
-        self._models: dict[str, list[Offer]] = {}
-        self._slots: Counter[Address] = Counter()
+        self._models: dict[str, list[Entry]] = {}
         self._tokens: dict[Address, Token | None] = {}
+        self._changed = True
+        """Since it was last arranged by what is looked for."""
         self._minimum = self.cover_per_slot = 0
         self._synced_at = float("-inf")
         self._syncing = asyncio.Lock()
@@ -73,13 +86,14 @@ class Index:
     async def entries(self, model: str | None = None) -> list[Entry]:
         """All that can be bought now: active inference offers whose provider's stake covers all its slots."""
         await self.sync()
-        return [entry for name in self._names(model) for entry in self._entries(self._models[name])]
+        if model is not None:
+            return self._models.get(model, [])
+        return [entry for entries in self._models.values() for entry in entries]
 
     async def models(self) -> dict[str, list[Entry]]:
         """The same, by model."""
         await self.sync()
-        found = {name: self._entries(self._models[name]) for name in sorted(self._models)}
-        return {name: entries for name, entries in found.items() if entries}
+        return dict(sorted(self._models.items()))
 
     async def sync(self) -> None:
         """Take in what happened since the last time. NodeUnavailable where the node does not tell."""
@@ -151,34 +165,33 @@ class Index:
             if checkpoint is not None and checkpoint.number > self._known()["checkpoint"][0]:
                 self._keep_known("checkpoint", checkpoint)
             self._keep_known("last", head)
-        if offers or providers or verdicts:
-            self._load()
+        if not (offers or providers or verdicts):
+            return
+        for id, offer in zip(offers, found, strict=True):
+            self._offers.pop(id, None)
+            if offer is not None:
+                self._offers[id] = offer
+        for name, provider, stake in zip(providers, sellers, stakes, strict=True):
+            self._providers.pop(name, None)
+            if provider is not None:
+                self._providers[name] = (provider, stake)
+        self._changed = True
 
     async def _learn_tokens(self) -> None:
         """An address that is no token: an offer in it cannot be paid, and must not hide the others."""
-        for token in {offer.terms.token for offer in self._offers.values()} - self._tokens.keys():
+        new = {offer.terms.token for offer in self._offers.values()} - self._tokens.keys() if self._changed else set()
+        for token in new:
             try:
                 self._tokens[token] = await self._chain.token(token)
             except (NoContract, Reverted):
                 self._tokens[token] = None
+        if new or self._changed:
+            self._arrange()
+            self._changed = False
 
     # --- reading ---
 
-    def _names(self, model: str | None) -> list[str]:
-        if model is None:
-            return list(self._models)
-        return [model] if model in self._models else []
-
-    def _entries(self, offers: Iterable[Offer]) -> list[Entry]:
-        found = []
-        for offer in offers:
-            provider, stake = self._providers[offer.provider]
-            slots = self._slots[offer.provider]
-            token = self._tokens.get(offer.terms.token)
-            if token is not None and stake >= max(self._minimum, slots * self.cover_per_slot):
-                found.append(Entry(Listing(offer, provider, stake, token), slots, self._faults[offer.provider]))
-        return found
-
+    @_uncollected()
     def _load(self) -> None:
         """From the file."""
         decode_offer = msgspec.json.Decoder(Offer).decode
@@ -188,18 +201,33 @@ class Index:
         rows = self._db.execute("SELECT stake, body FROM providers")
         sellers = ((decode_provider(body), int(stake)) for stake, body in rows)
         self._providers = {provider.id: (provider, stake) for provider, stake in sellers}
+        self._changed = True
+
+    @_uncollected()
+    def _arrange(self) -> None:
+        """What is looked for, from what is known."""
         rows = self._db.execute("SELECT provider, count(*) FROM faults GROUP BY provider")
         self._faults = Counter({Address(provider): count for provider, count in rows})
-        models: dict[str, list[Offer]] = defaultdict(list)
-        self._slots = Counter()
+        slots: Counter[Address] = Counter()
         for offer in self._offers.values():
             if offer.active:
-                self._slots[offer.provider] += offer.terms.slots
-            seller = self._providers.get(offer.provider)
-            sold = offer.terms.by_second or offer.terms.by_token
-            if offer.active and sold and seller is not None and seller[0].service & Service.INFERENCE:
-                models[offer.terms.model].append(offer)
+                slots[offer.provider] += offer.terms.slots
+        models: dict[str, list[Entry]] = defaultdict(list)
+        for offer in self._offers.values():
+            if (entry := self._entry(offer, slots[offer.provider])) is not None:
+                models[offer.terms.model].append(entry)
         self._models = dict(models)
+
+    def _entry(self, offer: Offer, slots: int) -> Entry | None:
+        """None where it cannot be bought."""
+        provider, stake = self._providers.get(offer.provider, (None, 0))
+        token = self._tokens.get(offer.terms.token)
+        if not offer.active or provider is None or token is None or not provider.service & Service.INFERENCE:
+            return None
+        if stake < max(self._minimum, slots * self.cover_per_slot):
+            return None
+        sold = offer.terms.by_second or offer.terms.by_token
+        return Entry(Listing(offer, provider, stake, token), slots, self._faults[provider.id]) if sold else None
 
     def _known(self) -> dict[str, tuple[int, str]]:
         rows = self._db.execute("SELECT name, block, hash FROM known").fetchall()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-FEATURES = ("price", "latency", "speed", "success", "reputation", "cover", "confidence")
 PRESETS: Mapping[str, Mapping[str, float]] = {
     "balanced": {"price": 0.35, "latency": 0.15, "speed": 0.15, "success": 0.25, "reputation": 0.05, "cover": 0.05},
     "auction": {"price": 0.40, "reputation": 0.30, "latency": 0.10, "confidence": 0.20},

@@ -13,6 +13,7 @@ from agents.buyer._memory import Measured, Traffic
 from penstock.consumer import Listing
 from penstock.types import Terms
 
+FEATURES = ("price", "latency", "speed", "success", "reputation", "cover", "confidence")
 GRACE = 0.2
 """Seconds of latency that nobody notices."""
 SURE = 5.0
@@ -56,22 +57,6 @@ class Need:
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
-    """Of one offer, for one request."""
-
-    cost: float
-    """Base units, failures included."""
-    latency: float
-    """Seconds to the first token, opening included."""
-    speed: float
-    """Tokens per second after it."""
-    success: float
-    reputation: float
-    cover: float
-    confidence: float
-
-
-@dataclass(frozen=True, slots=True)
 class Usual:
     """What to expect of a provider that was not measured: what the others do."""
 
@@ -92,35 +77,57 @@ class Usual:
         )
 
 
-def cost(terms: Terms, need: Need, ttft: float, speed: float) -> float:
-    """What one request is expected to cost: base units. By the second, the wait for the next one counts, too: that is
-    what makes vouchers the cheaper way for sparse traffic, and a stream for dense."""
-    found = 0.0
-    if terms.by_token:
-        found += (need.prompt_tokens * terms.prompt_price + need.completion_tokens * terms.completion_price) / 1e6
-    if terms.by_second:
-        found += terms.rate * (ttft + need.completion_tokens / speed + need.gap) / 1e6
-    return found
+@dataclass(frozen=True, slots=True)
+class Seller:
+    """What to expect of one provider with one model, whichever of its offers it is."""
+
+    ttft: float
+    """Seconds."""
+    opening: float
+    """Seconds until a session is open."""
+    speed: float
+    """Tokens per second."""
+    success: float
+    reputation: float
+    cover: float
+    confidence: float
+
+    @classmethod
+    def of(cls, entry: Entry, known: Measured, usual: Usual, *, cover_per_slot: int, now: float) -> Seller:
+        age = max(0.0, now - entry.listing.provider.registered_at)
+        covered = entry.listing.stake / max(1, cover_per_slot * entry.active_slots)
+        return cls(
+            ttft=usual.ttft if known.mean_ttft is None else known.mean_ttft,
+            opening=usual.opening if known.mean_opening is None else known.mean_opening,
+            speed=max(0.1, usual.speed if known.mean_speed is None else known.mean_speed),
+            success=known.success,
+            reputation=age / (age + AGE) * 0.5**entry.faults,
+            cover=min(1.0, covered / ENOUGH_COVER),
+            confidence=known.weight / (known.weight + SURE),
+        )
 
 
-def expect(
-    entry: Entry, known: Measured, usual: Usual, need: Need, *, is_open: bool, cover_per_slot: int, now: float
-) -> Expected:
-    terms = entry.listing.offer.terms
-    ttft = usual.ttft if known.mean_ttft is None else known.mean_ttft
-    speed = max(0.1, usual.speed if known.mean_speed is None else known.mean_speed)
-    opening = 0.0 if is_open else known.mean_opening or usual.opening
-    age = max(0.0, now - entry.listing.provider.registered_at)
-    covered = entry.listing.stake / max(1, cover_per_slot * entry.active_slots)
-    return Expected(
-        cost=max(cost(terms, need, ttft, speed), 1e-9) / known.success,
-        latency=ttft + opening,
-        speed=speed,
-        success=known.success,
-        reputation=age / (age + AGE) * 0.5**entry.faults,
-        cover=min(1.0, covered / ENOUGH_COVER),
-        confidence=known.weight / (known.weight + SURE),
-    )
+@dataclass(slots=True)
+class Expected:
+    """Of one offer, for one request."""
+
+    seller: Seller
+    cost: float
+    """Base units, failures included."""
+    latency: float
+    """Seconds to the first token, opening included."""
+
+
+def expect(terms: Terms, seller: Seller, need: Need, *, is_open: bool) -> Expected:
+    """By the second, the wait for the next request is paid for, too: that is what makes vouchers the cheaper way for
+    sparse traffic, and a stream for dense."""
+    cost = 0.0
+    if terms.completion_price:
+        cost = (need.prompt_tokens * terms.prompt_price + need.completion_tokens * terms.completion_price) / 1e6
+    if terms.rate:
+        cost += terms.rate * (seller.ttft + need.completion_tokens / seller.speed + need.gap) / 1e6
+    latency = seller.ttft if is_open else seller.ttft + seller.opening
+    return Expected(seller, max(cost, 1e-9) / seller.success, latency)
 
 
 def scores(found: Sequence[Expected], weights: Mapping[str, float]) -> list[float]:
@@ -128,20 +135,20 @@ def scores(found: Sequence[Expected], weights: Mapping[str, float]) -> list[floa
     if not found:
         return []
     cheapest = min(one.cost for one in found)
-    soonest = min(one.latency for one in found)
-    fastest = max(one.speed for one in found)
+    soonest = min(one.latency for one in found) + GRACE
+    fastest = max(one.seller.speed for one in found)
     total = sum(weights.values()) or 1.0
-
-    def score(one: Expected) -> float:
-        features = {
-            "price": cheapest / one.cost,
-            "latency": (soonest + GRACE) / (one.latency + GRACE),
-            "speed": one.speed / fastest,
-            "success": one.success,
-            "reputation": one.reputation,
-            "cover": one.cover,
-            "confidence": one.confidence,
-        }
-        return sum(weight * features[name] for name, weight in weights.items()) / total
-
-    return [score(one) for one in found]
+    price, latency, speed, success, reputation, cover, confidence = (
+        weights.get(name, 0.0) / total for name in FEATURES
+    )
+    whole = {
+        id(seller): speed * seller.speed / fastest
+        + success * seller.success
+        + reputation * seller.reputation
+        + cover * seller.cover
+        + confidence * seller.confidence
+        for seller in {id(one.seller): one.seller for one in found}.values()
+    }
+    return [
+        price * cheapest / one.cost + latency * soonest / (one.latency + GRACE) + whole[id(one.seller)] for one in found
+    ]
