@@ -25,11 +25,13 @@ PenstockError
     │   └── PaymentRequired HTTP 402, with its quote
     ├── ReceiptRefused      it signed a receipt that does not match its answer
     ├── Overcharged         it counts more tokens, or wants more paid, than can be true
-    └── AnswerCut           the answer ended before it was complete
+    ├── AnswerCut           the answer ended before it was complete
+    └── AllFailed           every provider that fits was asked, and none answered
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -160,4 +162,12 @@ class AnswerCut(GatewayError):
 
     def __init__(self, code: str, message: str) -> None:
         self.code = code
+        super().__init__(message)
+
+
+class AllFailed(GatewayError):
+    """`failures` says why, by provider."""
+
+    def __init__(self, message: str, failures: Mapping[str, PenstockError]) -> None:
+        self.failures = failures
         super().__init__(message)

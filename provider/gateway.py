@@ -22,12 +22,13 @@ import structlog
 from sqlalchemy.exc import OperationalError
 
 from penstock.types import Terms
+from penstock.wire.completions import CHAT, TEXT, Assembly
 from penstock.wire.receipts import ACCEPT_HEADER, RECEIPT_HEADER, SignedReceipt
 from penstock.wire.sessions import OWED_HEADER, prompt_bound
 from provider.accounts import VOUCHER_NEEDED, Accounts, Bill
 from provider.admission import Admission, Refusal, Run
 from provider.asgi import ClientLeft, Receive, Scope, Send, header, read_body, send_error, send_json
-from provider.completions import CHAT, TEXT, Assembly, Counted, Prepared, TokenIds, has_words, prepare
+from provider.completions import Counted, Prepared, TokenIds, has_words, prepare
 from provider.engines import Dialect, Engine, Fleet
 from provider.engines import headers as engine_headers
 from provider.errors import ApiError, unwritable

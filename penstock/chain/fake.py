@@ -66,6 +66,7 @@ from penstock.types import (
     Deposited,
     Event,
     KeeperPaid,
+    MarketChanges,
     Offer,
     OfferId,
     Opened,
@@ -341,6 +342,32 @@ class FakeChain(FakeLicences):
 
     async def stake_of(self, provider: Address) -> int:
         return (await self._latest()).state.stakes.get(provider, 0)
+
+    async def offers_named(self, ids: Sequence[OfferId]) -> list[Offer | None]:
+        offers = (await self._latest()).state.offers
+        return [offers.get(id) for id in ids]
+
+    async def providers_named(self, ids: Sequence[Address]) -> list[Provider | None]:
+        providers = (await self._latest()).state.providers
+        return [providers.get(id) for id in ids]
+
+    async def stakes_of(self, providers: Sequence[Address]) -> list[int]:
+        stakes = (await self._latest()).state.stakes
+        return [stakes.get(id, 0) for id in providers]
+
+    async def market_changes(self, first: int, last: int) -> MarketChanges:
+        await self._latest()
+        last = min(last, len(self._blocks) - 1)
+        offers: set[OfferId] = set()
+        providers: set[Address] = set()
+        for number in range(max(first, 1), last + 1):
+            before, after = self._blocks[number - 1].state, self._blocks[number].state
+            changed = {id for id, offer in after.offers.items() if before.offers.get(id) != offer}
+            offers |= changed
+            providers |= {after.offers[id].provider for id in changed}
+            providers |= {id for id, one in after.providers.items() if before.providers.get(id) != one}
+            providers |= {id for id, stake in after.stakes.items() if before.stakes.get(id) != stake}
+        return MarketChanges(frozenset(offers), frozenset(providers))
 
     async def minimum_stake(self) -> int:
         await self._latest()

@@ -26,7 +26,7 @@ from eth_abi.exceptions import DecodingError, EncodingError
 from eth_utils.crypto import keccak
 
 from penstock.accrual import StreamState, flow
-from penstock.chain import _events, _licence_events, _verdicts, calls
+from penstock.chain import _changes, _events, _licence_events, _verdicts, calls
 from penstock.chain._batches import AT_ONCE, require_batch
 from penstock.chain._codec import ERC20, Function, checksum, interface, revert_reason
 from penstock.chain._rpc import JsonRpc, RpcError
@@ -55,6 +55,7 @@ from penstock.types import (
     Challenge,
     ChannelOrder,
     Event,
+    MarketChanges,
     Offer,
     OfferId,
     Opened,
@@ -263,6 +264,27 @@ class Web3Chain(Web3Licences):
 
     async def stake_of(self, provider: Address) -> int:
         return int(await self._view(self.staking, interface("Staking")["stake_of"], provider))
+
+    async def offers_named(self, ids: Sequence[OfferId]) -> list[Offer | None]:
+        found = await self._offers(unhex(id) for id in ids)
+        return [offer if offer.created_at else None for offer in found]
+
+    async def providers_named(self, ids: Sequence[Address]) -> list[Provider | None]:
+        values = await self._views(self.registry, interface("Registry")["provider"], [(id,) for id in ids])
+        found = [_provider(id, value) for id, value in zip(ids, values, strict=True)]
+        return [provider if provider.registered_at else None for provider in found]
+
+    async def stakes_of(self, providers: Sequence[Address]) -> list[int]:
+        found = await self._views(self.staking, interface("Staking")["stake_of"], [(id,) for id in providers])
+        return [int(stake) for stake in found]
+
+    async def market_changes(self, first: int, last: int) -> MarketChanges:
+        logs: list[dict[str, Any]] = []
+        for start in range(first, last + 1, LOG_RANGE):
+            end = min(start + LOG_RANGE - 1, last)
+            for source in (self.registry, self.staking):
+                logs += await self._logs(start, end, list(_changes.topics()), source)
+        return _changes.read(logs)
 
     async def minimum_stake(self) -> int:
         return int(await self._view(self.staking, interface("Staking")["minimum_stake"]))

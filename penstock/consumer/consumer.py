@@ -44,6 +44,7 @@ from penstock.types import (
     Address,
     ChannelClosed,
     ChannelOpened,
+    ChannelToppedUp,
     Closed,
     Opened,
     Provider,
@@ -125,6 +126,9 @@ class Consumer:
         self.gas_reserve = gas_reserve
         self.allow_private = chain.chain_id == LOCAL_CHAIN_ID if allow_private is None else allow_private
         self.clock = clock
+        self.purse = asyncio.Lock()
+        """Held while vault balance and allowances are looked at and spent, so that two sessions do not count on the
+        same."""
         self._on_warning = on_warning
         self._on_news = on_news
         self._http = httpx.AsyncClient(
@@ -317,21 +321,30 @@ class Consumer:
         """Its end is on the chain. What came back to the vault goes on to the wallet, if there is gas for it."""
         head = await self.chain.head()
         closed: ChannelClosed | None = None
+        deposit = 0
         for event in await self.chain.events(min(record.first_block, head.number), head.number):
             if isinstance(event, ChannelOpened) and event.id == record.id:
-                self.journal.set_channel(record.id, deposit=event.deposit)
+                deposit = event.deposit
+            if isinstance(event, ChannelToppedUp) and event.id == record.id:
+                deposit += event.amount
             if isinstance(event, ChannelClosed) and event.id == record.id:
                 closed = event
         if closed is None:
             raise NotFound(f"the node does not show how channel {record.id[:10]} ended")
         paid, refund, to = closed.cumulative, closed.refund, closed.to
-        self.journal.set_channel(record.id, state=State.CLOSED, paid=paid, refund=refund, refund_to=to, problem="")
+        self.journal.set_channel(
+            record.id, state=State.CLOSED, deposit=deposit, paid=paid, refund=refund, refund_to=to, problem=""
+        )
         if to == ZERO_ADDRESS and refund:
             with suppress(ChainError):
                 await self._bring_home(record, refund)
         return self._channel(record.id)
 
     async def _bring_home(self, record: ChannelRecord, refund: int) -> None:
+        async with self.purse:
+            await self._withdraw(record, refund)
+
+    async def _withdraw(self, record: ChannelRecord, refund: int) -> None:
         token, me = record.key.token, self.account.address
         coins, held = await self.chain.native_balance(me), await self.chain.vault_balance(token, me)
         amount = min(refund, held)
@@ -484,6 +497,16 @@ class Consumer:
         if state is not None:
             self.journal.set_channel(record.id, state=State.OPEN, deposit=state.deposit)
         return state
+
+    async def wait_for_deposit(self, gateway: Gateway, token: str, deposit: int) -> None:
+        """Until a provider has seen a channel's top-up. GatewayUnreachable where it does not in time."""
+
+        def enough(answer: SessionAnswer) -> bool:
+            found = answer.channel.deposit if answer.channel else "0"
+            return found.isdecimal() and len(found) <= 40 and int(found) >= deposit
+
+        if not enough(await self._wait(lambda: gateway.session(token), enough, self.waits.sight)):
+            raise GatewayUnreachable(f"{gateway.endpoint} does not see the channel's top-up; choose another provider")
 
     async def wait_for_open(self, record: Record) -> StreamState | None:
         """The stream's state once our node has it; None where it does not come within some blocks."""

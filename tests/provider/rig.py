@@ -285,6 +285,7 @@ async def running(
     account: LocalAccount | None = None,
     clock: Callable[[], float] = time.time,
     signs: bool = True,
+    wrap: Callable[[Any], Any] = lambda app: app,
     **changes: Any,
 ) -> AsyncIterator[Rig]:
     """A provider that has entered the market and serves. `signs`: receipts, for the deployed Slashing."""
@@ -311,7 +312,7 @@ async def running(
             seller=seller,
             slashing=domain_of(deployment) if signs else None,
         )
-        server = Server(app)
+        server = Server(wrap(app))
         serving = asyncio.create_task(server.serve([listener]))
         try:
             await asyncio.wait({serving, asyncio.ensure_future(server.up.wait())}, return_when=asyncio.FIRST_COMPLETED)

@@ -9,7 +9,8 @@ import httpx
 import openai
 import pytest
 
-from provider.completions import CHAT, TEXT, Assembly, prepare
+from penstock.wire.completions import CHAT, TEXT, Assembly
+from provider.completions import prepare
 from provider.errors import ApiError
 from tests.provider.rig import LONG, MODEL, PROMPT, Buyer, EngineProcess, Rig, until
 
