@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import note
+from hypothesis import note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
@@ -49,9 +49,11 @@ from penstock.wire.eip712 import ticket_digest
 from tests.contracts.harness import Actor, reverts
 from tests.contracts.shop import TREASURY, Shop, open_shop
 from tests.fastchain import Chain, Contract, Reverted
-from tests.profiles import COUNTS
+from tests.profiles import COUNTS, PROFILE
 
 WEALTH = 10**30
+SHARE = 10
+"""Of the runs that a profile gives a state machine."""
 PEOPLE = {actor: LocalAccount(actor.key) for actor in map(Actor, ("agent 1", "agent 2", "agent 3", "agent 4"))}
 """Each publishes, pays, holds and posts."""
 KEYS = {actor: LocalAccount(actor.key) for actor in map(Actor, ("session key 1", "session key 2"))}
@@ -576,4 +578,5 @@ def _fields(rating: Any) -> tuple[int, int, int]:
 
 def test_license_does_what_the_model_does(world: World) -> None:
     machine = type("Machine", (LicenseMachine,), {"world": world})
-    run_state_machine_as_test(machine)
+    # A step compares every licence and product there is: dearer than one of StreamPay.
+    run_state_machine_as_test(machine, settings=settings(max_examples=max(8, PROFILE.examples // SHARE)))
