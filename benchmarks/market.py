@@ -42,7 +42,7 @@ async def run(folder: Path, seconds: float, clients: int, seed: int) -> Report:
         engine_process(stretched(folder / "model.gguf"), slots=8) as child,
         Journal(folder / "journal.db") as journal,
     ):
-        engine = UpstreamEngine(child.url, MODEL, api_key=child.key, start_seconds=30)
+        engine = UpstreamEngine(child.url, {MODEL: MODEL}, api_key=child.key, start_seconds=30)
         await engine.start()
         report, account = Report(), fresh_account(node, coins=1000 * COINS)
         async with (

@@ -10,5 +10,6 @@ from agents.buyer._answer import Answer
 from agents.buyer._buyer import Buyer
 from agents.buyer._policy import Policy
 from agents.buyer._types import Filters, Job, Model, PriceRange, Purchase, Wish
+from agents.buyer.settings import ChoiceSettings
 
-__all__ = ["Answer", "Buyer", "Filters", "Job", "Model", "Policy", "PriceRange", "Purchase", "Wish"]
+__all__ = ["Answer", "Buyer", "ChoiceSettings", "Filters", "Job", "Model", "Policy", "PriceRange", "Purchase", "Wish"]

@@ -114,7 +114,7 @@ class Buyer:
 
     def answered(self, model: str, completion_tokens: int) -> None:
         """A request has been answered in full."""
-        self._memory.answered(model, completion_tokens)
+        self._memory.answered(model, completion_tokens, longest_gap=self._policy.idle_seconds)
 
     def _opened(self, listing: Listing, seconds: float) -> None:
         self._memory.opened(listing.provider.id, listing.offer.terms.model, seconds)

@@ -31,12 +31,11 @@ CREATE TABLE IF NOT EXISTS traffic (
     weight        REAL NOT NULL,
     tokens        REAL NOT NULL,
     gaps          REAL NOT NULL,
+    gaps_weight   REAL NOT NULL,
     updated_at    REAL NOT NULL,
     PRIMARY KEY (model)
 ) STRICT;
 """
-_LONGEST_GAP = 3600.0
-"""Seconds: what is longer says that somebody slept, not how dense the traffic is."""
 
 _BUSY = 1.0
 """Seconds for which a provider is left alone that has no free slot."""
@@ -99,7 +98,8 @@ class Traffic:
     tokens: float = 0.0
     """Completion tokens."""
     gaps: float = 0.0
-    """Seconds from one answer's end to the next one's."""
+    """Seconds from one answer's end to the next one's, each at most as long as a session is kept open."""
+    gaps_weight: float = 0.0
     updated_at: float = 0.0
 
     @property
@@ -108,7 +108,7 @@ class Traffic:
 
     @property
     def mean_gap(self) -> float | None:
-        return self.gaps / self.weight if self.weight > 0.01 else None
+        return self.gaps / self.gaps_weight if self.gaps_weight > 0.01 else None
 
 
 class Memory:
@@ -172,12 +172,20 @@ class Memory:
             known.failures, known.aside_until = known.failures + 1, self._clock() + pause
         self._keep(provider, model, known)
 
-    def answered(self, model: str, completion_tokens: int) -> None:
-        """A request of this model was answered."""
+    def answered(self, model: str, completion_tokens: int, *, longest_gap: float) -> None:
+        """A request of this model was answered. `longest_gap`: seconds beyond which it does not matter how long ago the
+        one before it was."""
         now, seen = self._clock(), self.traffic(model)
         since = max(0.0, now - seen.updated_at)
-        left, gap = 0.5 ** (since / self._half_life), min(since, _LONGEST_GAP)
-        seen = Traffic(seen.weight * left + 1, seen.tokens * left + completion_tokens, seen.gaps * left + gap, now)
+        left = 0.5 ** (since / self._half_life)
+        gap, counts = (min(since, longest_gap), 1) if seen.weight else (0.0, 0)
+        seen = Traffic(
+            weight=seen.weight * left + 1,
+            tokens=seen.tokens * left + completion_tokens,
+            gaps=seen.gaps * left + gap,
+            gaps_weight=seen.gaps_weight * left + counts,
+            updated_at=now,
+        )
         self._traffic[model] = seen
         values = (model, *asdict(seen).values())
         self._db.execute(f"INSERT OR REPLACE INTO traffic VALUES ({','.join('?' * len(values))})", values)
