@@ -82,6 +82,10 @@ def start(
     public_url: Annotated[
         str | None, typer.Option(help="What the registry says, if not http://HOST:PORT.", rich_help_panel=_PLACE)
     ] = None,
+    peer_url: Annotated[
+        str | None,
+        typer.Option(help="Where other gateways on the same state reach this one.", rich_help_panel=_PLACE),
+    ] = None,
     state: Annotated[str | None, typer.Option(help="SQLite file, or PostgreSQL URL.", rich_help_panel=_PLACE)] = None,
     model: Annotated[str | None, typer.Option(help="The model's name on the market.", rich_help_panel=_GOODS)] = None,
     offer: Annotated[

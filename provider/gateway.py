@@ -36,7 +36,7 @@ from provider.market import Seller
 from provider.receipts import Answered, Job, Receipts
 from provider.sessions import Sessions
 from provider.settings import Settings
-from provider.store import Session, Usage
+from provider.store import NotOurs, Session, SlotsTaken, Usage
 
 log = structlog.get_logger("provider.gateway")
 
@@ -165,6 +165,8 @@ class Gateway:
             timers.append(loop.call_later((terms.max_ttft_ms + 1) / 1000, exchange.stop_unless_begun))
         outcome = "failed"
         try:
+            if job is not None and self._receipts is not None and self._receipts.store.shared:
+                await self._agree(job)
             async with asyncio.timeout(None) as guard:
                 exchange.on_stop_at_last(lambda: guard.reschedule(loop.time() + _STUCK_SECONDS))
                 await self._open(exchange, prepared.payload)
@@ -194,6 +196,15 @@ class Gateway:
                 exchange.engine.running -= 1
                 self._admission.finish(run)
 
+    async def _agree(self, job: Job) -> None:
+        """That no other gateway answers for the stream, nor all together for more sessions than there are slots."""
+        try:
+            await job.written()
+        except SlotsTaken:
+            raise ApiError(503, "no_free_slot", "all slots are taken: try again shortly", retry_after=1) from None
+        except NotOurs:
+            raise ApiError(503, "moving", "the session is moving to another gateway: again", retry_after=1) from None
+
     def _choose(self, model: str) -> Engine:
         """The least busy one. ApiError 503 where none answers now."""
         able = self._engines.of(model)
@@ -210,6 +221,8 @@ class Gateway:
     async def _conclude(self, exchange: _Exchange, outcome: str) -> None:
         """No more comes: stop the engine, and write down what was served. What was written first stays."""
         exchange.close()
+        if exchange.job is not None and exchange.job.refused:
+            return
         if exchange.concluding is None:
             usage = exchange.usage(self._clock(), outcome)
             if exchange.job is None:
@@ -444,7 +457,7 @@ class _Exchange:
 
     async def headers(self) -> dict[str, str]:
         """The accept, and once there is one the receipt."""
-        if self.job is None:
+        if self.job is None or self.job.refused:
             return {}
         found = {ACCEPT_HEADER: await self.job.accepted()}
         return found | ({RECEIPT_HEADER: self.receipt.text()} if self.receipt else {})

@@ -133,9 +133,18 @@ def state_place(settings: Settings, chain_id: int, provider: Address) -> str:
     return str(Path(settings.home).expanduser() / f"provider-{chain_id}-{provider}.sqlite")
 
 
+def chain_place(settings: Settings, chain_id: int, provider: Address, port: int) -> Path:
+    """Where one gateway of several keeps what it has read of the chain."""
+    return Path(settings.home).expanduser() / f"chain-{chain_id}-{provider}-{port}.sqlite"
+
+
+def owner_of(chain: Chain, provider: Address) -> str:
+    """Whose state it is, for `Store.open`."""
+    return f"{chain.chain_id}:{chain.stream_pay}:{provider}"
+
+
 def open_store(settings: Settings, chain: Chain, provider: Address) -> Store:
-    owner = f"{chain.chain_id}:{chain.stream_pay}:{provider}"
-    return Store.open(state_place(settings, chain.chain_id, provider), owner=owner)
+    return Store.open(state_place(settings, chain.chain_id, provider), owner=owner_of(chain, provider))
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +158,7 @@ class Serving:
 async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None]) -> None:
     """Go on the market and stay there until SIGTERM or SIGINT, then settle."""
     with listen(settings.host, settings.port) as listener:
-        endpoint = settings.public_url or _endpoint(settings, listener)
+        endpoint = settings.public_url or _endpoint(settings, listener, "--public-url consumers")
         async with contextlib.AsyncExitStack() as stack:
             connection = await stack.enter_async_context(connect(settings))
             chain, account, deployment = connection.chain, connection.account, connection.deployment
@@ -176,6 +185,13 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
                 say=say,
                 signer=signer.address if slashing else None,
             )
+            told = asyncio.Event()
+            chain_store, peer_url = None, ""
+            if store.shared:
+                peer_url = settings.peer_url or _endpoint(settings, listener, "--peer-url other gateways")
+                place = chain_place(settings, chain.chain_id, account.address, listener.getsockname()[1])
+                chain_store = Store.open(place, owner=owner_of(chain, account.address))
+                stack.push_async_callback(chain_store.close)
             app = create_app(
                 settings,
                 chain=chain,
@@ -185,9 +201,11 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
                 seller=seller,
                 signer=signer,
                 slashing=slashing,
+                chain_store=chain_store,
+                peer_url=peer_url,
+                lost=told.set,
             )
             server = Server(app)
-            told = asyncio.Event()
             with _signals(told.set):
                 serving = asyncio.create_task(server.serve([listener]))
                 try:
@@ -251,9 +269,9 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _endpoint(settings: Settings, listener: socket.socket) -> str:
+def _endpoint(settings: Settings, listener: socket.socket, who: str) -> str:
     if settings.host in ("0.0.0.0", "::"):
-        raise ConfigError("say under which --public-url consumers reach this machine")
+        raise ConfigError(f"say under which {who} reach this machine")
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"http://{host}:{listener.getsockname()[1]}"
 

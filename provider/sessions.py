@@ -46,6 +46,7 @@ from penstock.wire.sessions import (
 )
 from provider.accounts import Accounts
 from provider.admission import Admission, hash_token
+from provider.cluster import Cluster
 from provider.errors import ApiError
 from provider.market import Seller
 from provider.projection import LiveChannel, LiveStream, Projection
@@ -77,6 +78,8 @@ class Sessions:
         self._projection, self._admission, self._accounts, self._clock = projection, admission, accounts, clock
         self.slashing: Address | None = None
         """The contract that judges receipts; None: there is none."""
+        self.cluster: Cluster | None = None
+        """The other gateways; None: there are none."""
         self._busy: set[str] = set()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """By payer, while there are orders of it."""
@@ -183,6 +186,8 @@ class Sessions:
             if offer.terms.by_second:
                 self._admission.reserve(key.id, offer.id)
             try:
+                if offer.terms.by_second and self.cluster is not None:
+                    await self.cluster.hold(key.id, offer.id, self._settings.slots, offer.terms.slots)
                 stream, opened, channel_opened = None, ("", 0), ("", 0)
                 channel_order = locked[1] if locked is not None else None
                 payer = key.payer if ordered is not None or channel_order is not None else None
@@ -481,7 +486,10 @@ class Sessions:
     async def forget(self) -> None:
         """Drop what no longer matters: grants long expired, sessions long over."""
         await self._store.forget_nonces(int(self._clock()) - 10 * CLOCK_SKEW)
-        await self._store.forget_sessions(self._admission.forget_gone())
+        gone = self._admission.forget_gone()
+        await self._store.forget_sessions([session.id for session in gone])
+        if self.cluster is not None:
+            self.cluster.forget({session.stream_id for session in gone} - self._admission.streams)
 
     # --- a session's state and end ---
 
@@ -624,6 +632,8 @@ class Sessions:
         back; without the payee's key, settle their vouchers."""
         for channel in list(self._projection.channels.values()):
             if not channel.state.running or not channel.state.requested_at or channel.id in self._closing_channels:
+                continue
+            if self.cluster is not None and not self.cluster.ours(channel.id):
                 continue
             voucher = self._accounts.highest(channel)
             if not self._seller.is_payee and channel.state.added_by(voucher.cumulative) == 0:

@@ -67,6 +67,8 @@ class Settings(BaseSettings):
     """0: any free one."""
     public_url: str = ""
     """What the registry says; empty: http://host:port."""
+    peer_url: str = ""
+    """Where other gateways that share the state reach this one; empty: http://host:port."""
     home: str = "~/.penstock"
     """Folder of what is kept."""
     state: str = Field("", repr=False)
@@ -164,7 +166,7 @@ class Settings(BaseSettings):
             raise ValueError("write MODEL=FOLDER")
         return texts
 
-    @field_validator("public_url", "rpc_url")
+    @field_validator("public_url", "peer_url", "rpc_url")
     @classmethod
     def _is_url(cls, text: str) -> str:
         urls = [url.strip().rstrip("/") for url in text.split(",") if url.strip()]

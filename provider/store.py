@@ -40,8 +40,10 @@ from sqlalchemy import (
     event,
     func,
     make_url,
+    or_,
     select,
     text,
+    true,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -282,6 +284,14 @@ class Replayed(Exception):
     """This grant's nonce was used before."""
 
 
+class NotOurs(Exception):
+    """Another gateway has taken the stream over: nothing is written about it here."""
+
+
+class SlotsTaken(Exception):
+    """As many sessions of the offer are being answered as it has slots."""
+
+
 class Store:
     """Open with `Store.open`. One process owns a file at a time; a PostgreSQL database is shared."""
 
@@ -293,6 +303,8 @@ class Store:
         self._waiting: list[tuple[Callable[[Connection], Any], asyncio.Future[Any]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._trouble: str | None = None
+        self.fence: Callable[[Connection, StreamId], None] | None = None
+        """Where others use the place, too: raises NotOurs in a transaction about a stream that is not ours."""
 
     @classmethod
     def open(cls, place: str | Path, *, owner: str) -> Store:
@@ -300,6 +312,7 @@ class Store:
         where it is another's, is in use, or cannot be written."""
         shown = show_place(place)
         lock = None if is_url(place) else _own(Path(place))
+        engine = None
         try:
             engine = connect_to(place)
             insert = inserts(engine)
@@ -313,6 +326,8 @@ class Store:
                     if found != value:
                         raise ConfigError(f"{shown} has {name} {found}, not {value}: name another --state")
         except (ConfigError, SQLAlchemyError) as error:
+            if engine is not None:
+                engine.dispose()
             if lock is not None:
                 os.close(lock)
             if isinstance(error, SQLAlchemyError):
@@ -478,7 +493,14 @@ class Store:
         """An expired grant is refused for that alone."""
         await self._do(lambda c: c.execute(delete(_nonces).where(_nonces.c.expires_at < expired_before)))
 
-    async def sessions(self) -> list[Session]:
+    async def session_of(self, token_hash: bytes) -> Session | None:
+        return next(iter(await self._sessions(_sessions.c.token_hash == token_hash)), None)
+
+    async def sessions(self, stream: StreamId | None = None) -> list[Session]:
+        """Of one stream, or all."""
+        return await self._sessions(_of(_sessions, stream))
+
+    async def _sessions(self, which: ColumnElement[bool]) -> list[Session]:
         def read(c: Connection) -> list[Session]:
             relayed = {r.session_id: (r.open_transaction, r.open_gas) for r in c.execute(select(_channel_opens))}
             return [
@@ -493,7 +515,7 @@ class Store:
                     r.open_gas,
                     *relayed.get(r.id, ("", 0)),
                 )
-                for r in c.execute(select(_sessions).order_by(_sessions.c.created_at))
+                for r in c.execute(select(_sessions).where(which).order_by(_sessions.c.created_at))
             ]
 
         return await self._do(read)
@@ -517,21 +539,25 @@ class Store:
 
         await self._do(work)
 
-    async def vouchers(self) -> dict[StreamId, tuple[int, bytes]]:
-        """The highest of each channel: its sum and signature."""
+    async def vouchers(self, channel: StreamId | None = None) -> dict[StreamId, tuple[int, bytes]]:
+        """The highest of each channel, or of one: its sum and signature."""
+        which = true() if channel is None else _vouchers.c.channel_id == channel
 
         def read(c: Connection) -> dict[StreamId, tuple[int, bytes]]:
-            rows = c.execute(select(_vouchers))
+            rows = c.execute(select(_vouchers).where(which))
             return {StreamId(r.channel_id): (int(r.cumulative), r.signature) for r in rows}
 
         return await self._do(read)
 
-    async def tokens_used(self) -> list[tuple[Session, int, int]]:
-        """Of each session, the prompt and completion tokens so far."""
+    async def tokens_used(self, stream: StreamId | None = None) -> list[tuple[Session, int, int]]:
+        """Of each session, or each of one stream, the prompt and completion tokens so far."""
+        sessions = await self.sessions(stream)
         query = select(_usage.c.session_id, func.sum(_usage.c.prompt_tokens), func.sum(_usage.c.completion_tokens))
+        if stream is not None:
+            query = query.where(_usage.c.session_id.in_([session.id for session in sessions]))
         rows = await self._do(lambda c: c.execute(query.group_by(_usage.c.session_id)).all())
         used = {row[0]: (int(row[1]), int(row[2])) for row in rows}
-        return [(session, *used[session.id]) for session in await self.sessions() if session.id in used]
+        return [(session, *used[session.id]) for session in sessions if session.id in used]
 
     # --- streams and channels to be closed ---
 
@@ -557,8 +583,9 @@ class Store:
         match = (_closings.c.stream_id == stream) & (_closings.c.start == start)
         await self._do(lambda c: c.execute(delete(_closings).where(match)))
 
-    async def closings(self) -> list[Closing]:
-        """Those not done."""
+    async def closings(self, stream: StreamId | None = None) -> list[Closing]:
+        """Those not done, of one stream or all."""
+        which = _closings.c.done.is_(False) & _of(_closings, stream)
 
         def read(c: Connection) -> list[Closing]:
             return [
@@ -568,7 +595,7 @@ class Store:
                     r.stop_at,
                     (Address(r.cancel_to), r.cancel_deadline, r.cancel_signature) if r.cancel_to else None,
                 )
-                for r in c.execute(select(_closings).where(_closings.c.done.is_(False)))
+                for r in c.execute(select(_closings).where(which))
             ]
 
         return await self._do(read)
@@ -592,15 +619,29 @@ class Store:
         latest = select(func.max(_receipts.c.accepted_at)), select(func.max(_receipts.c.finished_at))
         return await self._do(lambda c: max(c.execute(query).scalar() or 0 for query in latest))
 
-    async def add_accept(self, accept: Accept) -> None:
-        """It names its moment, which no other may have."""
+    async def add_accept(self, accept: Accept, slots: int) -> None:
+        """It names its moment, which no other may have: IntegrityError. Where others use the place, too: SlotsTaken
+        where so many other sessions of the offer are being answered, NotOurs."""
         row = self._insert(_receipts).values(asdict(accept))
-        await self._together(lambda c: c.execute(row) and None)
+        r = _receipts.c
+        other = or_(r.session_id != accept.session_id, r.start != accept.start)
+        running = select(r.session_id, r.start).where(r.seq.is_(None) & (r.offer_id == accept.offer_id) & other)
 
-    async def unanswered(self) -> list[Accept]:
-        """Accepts without a receipt, in their order."""
+        def work(c: Connection) -> None:
+            if self.fence is not None:
+                c.execute(text("SELECT pg_advisory_xact_lock(hashtext(:offer))"), {"offer": accept.offer_id})
+                self.fence(c, accept.session_id)
+                if len(c.execute(running.distinct()).all()) >= slots:
+                    raise SlotsTaken
+            c.execute(row)
+
+        await self._together(work)
+
+    async def unanswered(self, stream: StreamId | None = None) -> list[Accept]:
+        """Accepts without a receipt, in their order, of one stream or all."""
         columns = [_receipts.c[each.name] for each in fields(Accept)]
-        query = select(*columns).where(_receipts.c.seq.is_(None)).order_by(_receipts.c.accepted_at)
+        which = true() if stream is None else _receipts.c.session_id == stream
+        query = select(*columns).where(_receipts.c.seq.is_(None) & which).order_by(_receipts.c.accepted_at)
         return [Accept(**row._mapping) for row in await self._do(lambda c: c.execute(query).all())]
 
     async def add_receipt(
@@ -615,6 +656,8 @@ class Store:
         owed = (r.accepted_at == accept.accepted_at) & r.seq.is_(None)
 
         def work(c: Connection) -> Receipt:
+            if self.fence is not None:
+                self.fence(c, accept.session_id)
             found = c.execute(latest).first()
             last = Last(found[0], found[1], found[2], found[3], int(found[4])) if found else None
             receipt = make(last)
@@ -680,6 +723,11 @@ class Store:
         query = select(_payouts).order_by(_payouts.c.at)
         rows = await self._do(lambda c: c.execute(query).all())
         return [Payout(**dict(r._mapping) | {"amount": int(r.amount), "fee": int(r.fee)}) for r in rows]
+
+
+def _of(table: Table, stream: StreamId | None) -> ColumnElement[bool]:
+    """Rows of one stream, or all."""
+    return true() if stream is None else table.c.stream_id == stream
 
 
 def vouchers_kept(place: str) -> dict[StreamId, tuple[int, bytes]]:

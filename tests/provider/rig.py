@@ -39,6 +39,7 @@ from provider.engines import Engine, Fleet
 from provider.receipts import domain_of
 from provider.service import Server, listen, open_store
 from provider.settings import BUNDLED_MODEL, Settings
+from provider.store import Store
 from tests.harness import Node
 
 MODEL = "penstock-tiny"
@@ -286,9 +287,11 @@ async def running(
     clock: Callable[[], float] = time.time,
     signs: bool = True,
     wrap: Callable[[Any], Any] = lambda app: app,
+    endpoint: str = "",
     **changes: Any,
 ) -> AsyncIterator[Rig]:
-    """A provider that has entered the market and serves. `signs`: receipts, for the deployed Slashing."""
+    """A provider that has entered the market and serves. `signs`: receipts, for the deployed Slashing. `endpoint`: of
+    another gateway of the same provider, in place of its own."""
     chosen = settings(home=str(folder), **changes)
     account = account or fresh_account(node)
     with listen("127.0.0.1", 0) as listener:
@@ -298,11 +301,12 @@ async def running(
             account,
             chosen,
             await market.terms_of(chosen, chain, deployment.tokens),
-            endpoint=url,
+            endpoint=endpoint or url,
             first_block=deployment.first_block,
             say=lambda text: None,
         )
         store = open_store(chosen, chain, seller.provider.id)
+        chain_store = Store.open(folder / "chain.sqlite", owner="test") if store.shared else None
         app = create_app(
             chosen,
             chain=chain,
@@ -311,6 +315,8 @@ async def running(
             clock=clock,
             seller=seller,
             slashing=domain_of(deployment) if signs else None,
+            chain_store=chain_store,
+            peer_url=url,
         )
         server = Server(wrap(app))
         serving = asyncio.create_task(server.serve([listener]))
@@ -324,3 +330,5 @@ async def running(
             server.should_exit = True
             await serving
             await store.close()
+            if chain_store is not None:
+                await chain_store.close()
