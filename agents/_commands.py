@@ -231,7 +231,7 @@ async def ask(context: Context, wish: Wish, question: Question, terms: StreamTer
     if not question.prompt.strip():
         raise ConfigError("the prompt is empty; write what to ask, or - to read it from stdin")
     consumer = await context.consumer(stall=terms.timeout)
-    await _tidy(consumer)
+    await tidy(consumer)
     listings, wanted = await _look(context, wish)
     listing = choose(listings, wanted)
     offered = listing.offer.terms
@@ -287,7 +287,7 @@ def _summaries(session: Session | ChannelSession) -> dict[str, Summary | Channel
     return {kind: summary for kind, summary in found.items() if summary is not None}
 
 
-async def _tidy(consumer: Consumer) -> None:
+async def tidy(consumer: Consumer) -> None:
     """Close what a process that died left open, before anything new."""
     found: list[Record | ChannelRecord] = [*await consumer.reconcile(), *await consumer.reconcile_channels()]
     for record in found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, Protocol
 
@@ -15,14 +15,30 @@ from penstock.wire.completions import Assembly
 class Answer(Protocol):
     """An answer that has begun or is about to. `chunks` or `whole` is called once."""
 
-    model: str
-    purchases: Sequence[Purchase]
+    @property
+    def model(self) -> str: ...
 
-    def chunks(self) -> AsyncGenerator[dict[str, Any]]: ...
+    @property
+    def purchases(self) -> Sequence[Purchase]:
+        """One for each provider that took part; complete at the end."""
+
+    def chunks(self) -> AsyncIterator[dict[str, Any]]: ...
 
     async def whole(self) -> dict[str, Any]: ...
 
     async def aclose(self) -> None: ...
+
+
+async def each(answer: Answer) -> AsyncGenerator[dict[str, Any]]:
+    """Its chunks; it is closed when they are not taken any more."""
+    chunks = answer.chunks()
+    try:
+        async for chunk in chunks:
+            yield chunk
+    finally:
+        if isinstance(chunks, AsyncGenerator):
+            await chunks.aclose()
+        await answer.aclose()
 
 
 async def assemble(path: str, model: str, chunks: AsyncGenerator[dict[str, Any]]) -> dict[str, Any]:
@@ -46,9 +62,9 @@ def has_words(chunk: Mapping[str, Any]) -> bool:
 
 async def race(path: str, starts: Mapping[str, Coroutine[Any, Any, Answer]]) -> tuple[str, Answer]:
     """The source whose answer has words first; the others are stopped. Where all fail, the last one's error."""
-    runners = {asyncio.ensure_future(_Runner.run(path, start)): source for source, start in starts.items()}
+    runners = {asyncio.create_task(_Runner.run(path, start)): source for source, start in starts.items()}
     try:
-        pending: set[asyncio.Future[_Runner]] = set(runners)
+        pending: set[asyncio.Task[_Runner]] = set(runners)
         while True:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -70,7 +86,7 @@ class _Runner:
 
     def __init__(self, path: str, answer: Answer) -> None:
         self._path, self._answer = path, answer
-        self._chunks = answer.chunks()
+        self._chunks = each(answer)
         self._read: list[dict[str, Any]] = []
         self.model = answer.model
 
@@ -103,4 +119,4 @@ class _Runner:
 
     async def aclose(self) -> None:
         await self._chunks.aclose()
-        await self._answer.aclose()
+        await self._answer.aclose()  # where nothing was taken yet

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from agents.gateway.cli import serve
+
 if TYPE_CHECKING:
     from agents._context import Context
 
@@ -145,7 +147,7 @@ def _main(
     }
 
 
-def _context(ctx: typer.Context) -> Context:
+def context_of(ctx: typer.Context) -> Context:
     from agents._context import Context
     from agents._settings import settings
 
@@ -167,7 +169,7 @@ def providers(ctx: typer.Context) -> None:
     """List the providers on the market."""
     from agents import _commands
 
-    _context(ctx).run(_commands.providers)
+    context_of(ctx).run(_commands.providers)
 
 
 @app.command()
@@ -184,7 +186,7 @@ def offers(
     from agents import _commands
 
     wish = _commands.Wish(model, provider, token, max_rate, min_stake, region)
-    _context(ctx).run(lambda context: _commands.offers(context, wish))
+    context_of(ctx).run(lambda context: _commands.offers(context, wish))
 
 
 @app.command()
@@ -240,7 +242,7 @@ def ask(
         timeout,
         deposit,
     )
-    _context(ctx).run(lambda context: _commands.ask(context, wish, question, terms))
+    context_of(ctx).run(lambda context: _commands.ask(context, wish, question, terms))
 
 
 @app.command()
@@ -251,7 +253,7 @@ def streams(
     """List streams that may be open."""
     from agents import _commands
 
-    _context(ctx).run(lambda context: _commands.streams(context, all_))
+    context_of(ctx).run(lambda context: _commands.streams(context, all_))
 
 
 @app.command()
@@ -262,7 +264,7 @@ def channels(
     """List channels that may be open: what was bought by the token."""
     from agents import _commands
 
-    _context(ctx).run(lambda context: _commands.channels(context, all_))
+    context_of(ctx).run(lambda context: _commands.channels(context, all_))
 
 
 @app.command()
@@ -278,7 +280,7 @@ def stop(
 
     if (stream is None) is not all_:
         raise typer.BadParameter("name one stream or channel, or --all", ctx=ctx)
-    _context(ctx).run(lambda context: _commands.stop(context, stream))
+    context_of(ctx).run(lambda context: _commands.stop(context, stream))
 
 
 @app.command()
@@ -286,7 +288,7 @@ def balance(ctx: typer.Context) -> None:
     """Show what the account has, in its wallet and in the vault."""
     from agents import _commands
 
-    _context(ctx).run(_commands.balance)
+    context_of(ctx).run(_commands.balance)
 
 
 @app.command()
@@ -298,7 +300,7 @@ def deposit(
     """Pay from the wallet into the vault."""
     from agents import _commands
 
-    _context(ctx).run(lambda context: _commands.deposit(context, amount, token))
+    context_of(ctx).run(lambda context: _commands.deposit(context, amount, token))
 
 
 @app.command()
@@ -311,7 +313,7 @@ def withdraw(
     """Take out of the vault."""
     from agents import _commands
 
-    _context(ctx).run(lambda context: _commands.withdraw(context, amount, token, to))
+    context_of(ctx).run(lambda context: _commands.withdraw(context, amount, token, to))
 
 
 @app.command()
@@ -324,7 +326,7 @@ def recover(
     """Close the streams and channels that processes which died left open."""
     from agents import _commands
 
-    _context(ctx).run(lambda context: _commands.recover(context, from_chain))
+    context_of(ctx).run(lambda context: _commands.recover(context, from_chain))
 
 
 @app.command()
@@ -342,7 +344,7 @@ def receipts(
     from agents import _receipts
 
     wanted = _receipts.Filter(provider, session, refused)
-    _context(ctx).run(lambda context: _receipts.receipts(context, wanted, lines=jsonl, with_ids=ids))
+    context_of(ctx).run(lambda context: _receipts.receipts(context, wanted, lines=jsonl, with_ids=ids))
 
 
 @app.command()
@@ -355,7 +357,7 @@ def report(
     """Find faults in receipts, and prove them on chain for a tenth of what they cost the provider."""
     from agents import _receipts
 
-    _context(ctx).run(
+    context_of(ctx).run(
         lambda context: _receipts.report(context, files or (), dry_run=dry_run, provider=provider),
     )
 
@@ -368,7 +370,7 @@ def challenge(
     """List accepted requests without a receipt; ask for one on chain, and close what was not answered."""
     from agents import _receipts
 
-    _context(ctx).run(lambda context: _receipts.challenge(context, accept))
+    context_of(ctx).run(lambda context: _receipts.challenge(context, accept))
 
 
 @app.command()
@@ -379,7 +381,7 @@ def rewards(
     """Show what reports and challenges have brought, and fetch it."""
     from agents import _receipts
 
-    _context(ctx).run(lambda context: _receipts.rewards(context, withdraw=withdraw))
+    context_of(ctx).run(lambda context: _receipts.rewards(context, withdraw=withdraw))
 
 
 @app.command("standing-order")
@@ -392,7 +394,7 @@ def standing_order(
     """Print a signed order that lets a keeper extend one of your streams, as a line of JSON."""
     from agents.keeper import _commands
 
-    _context(ctx).run(lambda context: _commands.standing_order(context, stream, ahead, until))
+    context_of(ctx).run(lambda context: _commands.standing_order(context, stream, ahead, until))
 
 
 @keeper.command("run")
@@ -455,7 +457,7 @@ def keeper_run(
         metrics_host=metrics_host,
         metrics_port=metrics_port,
     )
-    _context(ctx).run(lambda context: _commands.run(context, options))
+    context_of(ctx).run(lambda context: _commands.run(context, options))
 
 
 @config.command("show")
@@ -463,7 +465,10 @@ def config_show(ctx: typer.Context) -> None:
     """Show every setting and where it comes from."""
     from agents import _commands
 
-    _commands.config_show(_context(ctx))
+    _commands.config_show(context_of(ctx))
+
+
+app.command()(serve)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Where all that asks goes through: the gateway, chat, ask, MCP. Records and budgets, the local engine and the market."""
+"""Where all that asks goes through, the gateway, chat, ask and MCP: records, budgets, the local engine, the market."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from agents.buyer import Filters, Job, Model, Purchase, Wish
-from agents.answers import Answer, race
+from agents.answers import Answer, each, race
 from agents.local import LocalEngine, LocalFailed, LocalModel
 from agents.records.budgets import Budgets
 from agents.records.ledger import Bought, Ledger, Outcome
@@ -194,7 +194,7 @@ class Reply:
         outcome, problem = Outcome.LEFT, ""
         _asking.set(self.request)
         try:
-            async with aclosing(self._answer.chunks()) as chunks:
+            async with aclosing(each(self._answer)) as chunks:
                 async for chunk in chunks:
                     yield chunk
             outcome = Outcome.DONE
@@ -233,6 +233,4 @@ def cost(purchases: Sequence[Purchase]) -> str:
     tokens = {one.token.symbol: one.token for one in purchases}
     for one in purchases:
         totals[one.token.symbol] = totals.get(one.token.symbol, 0) + one.cost
-    return " + ".join(
-        format_amount(total, tokens[symbol].decimals, symbol) for symbol, total in totals.items()
-    )
+    return " + ".join(format_amount(total, tokens[symbol].decimals, symbol) for symbol, total in totals.items())

@@ -56,7 +56,7 @@ class LocalSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.timeout <= 0 or self.cost_ratio <= 0 or self.max_size < 0 or self.max_running < 0:
             raise ConfigError("[local] timeout and cost_ratio are more than 0, max_size and max_running 0 or more")
         if bool(self.cost) != bool(self.cost_token):
-            raise ConfigError("[local] cost and cost_token go together, such as cost = \"0.05\", cost_token = \"TUSD\"")
+            raise ConfigError('[local] cost and cost_token go together, such as cost = "0.05", cost_token = "TUSD"')
 
 
 class LocalFailed(PenstockError):
@@ -236,7 +236,7 @@ class LocalAnswer:
 
     def _failed(self, what: str) -> LocalFailed:
         return LocalFailed(
-            f"the local engine at {self._engine.settings.url} {what}; start it, or set [local] order = \"market\""
+            f'the local engine at {self._engine.settings.url} {what}; start it, or set [local] order = "market"'
         )
 
 

@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from agents.buyer import POLICIES, Model, PriceRange
+from agents.buyer import Model, PriceRange
+from agents.buyer._types import POLICIES
 from agents.desk import LOCAL, Desk
 from agents.local import size_of
 from penstock.errors import PenstockError
@@ -105,7 +106,10 @@ def price_json(price: PriceRange) -> dict[str, Any]:
     found: dict[str, Any] = {"token": token.symbol}
     if price.rate is not None:
         found["per_second"] = [format_rate(one, token.decimals).removesuffix("/s") for one in price.rate]
-    for name, prices in (("per_million_prompt", price.prompt_price), ("per_million_completion", price.completion_price)):
+    for name, prices in (
+        ("per_million_prompt", price.prompt_price),
+        ("per_million_completion", price.completion_price),
+    ):
         if prices is not None:
             found[name] = [format_amount(one, token.decimals) for one in prices]
     return found

@@ -81,7 +81,8 @@ def refusal(error: Exception) -> Refused:
     if isinstance(error, PenstockError):
         limit = getattr(error, "http", None)  # a limit that the user has set
         if isinstance(limit, tuple):
-            return Refused(*limit, str(error))
+            status, name, code = limit
+            return Refused(status, name, code, str(error))
         for kind, status, name, code in _BY_KIND:
             if isinstance(error, kind):
                 return Refused(status, name, code, str(error))
@@ -118,7 +119,7 @@ def field(body: dict[str, Any], name: str, kind: type[_T] | tuple[type[Any], ...
     if not isinstance(value, kind) or (isinstance(value, bool) and kind in (int, float)):
         names = " or ".join(one.__name__ for one in kind) if isinstance(kind, tuple) else kind.__name__
         raise bad_request(f"{name} is not of the type {names}", name)
-    return value  # type: ignore[return-value]
+    return value
 
 
 def text_field(body: dict[str, Any], name: str) -> str:

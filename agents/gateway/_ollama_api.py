@@ -70,9 +70,7 @@ def routes(desk: Desk, catalogue: Catalogue) -> list[Route]:
     async def loaded(body: dict[str, Any], empty: dict[str, Any]) -> Response:
         """Nothing is asked: a client wants the model to be ready, and what is on the market is."""
         await find(model_name(body))
-        return answer(
-            {"model": body["model"], "created_at": timestamp(), **empty, "done": True, "done_reason": "load"}
-        )
+        return answer({"model": body["model"], "created_at": timestamp(), **empty, "done": True, "done_reason": "load"})
 
     async def embed(request: Request) -> Response:
         body = await read_object(request)

@@ -13,7 +13,17 @@ from starlette.routing import Route
 
 from agents.desk import Desk, Reply
 from agents.gateway._catalogue import Catalogue
-from agents.gateway._http import Refused, Streamed, answer, bad_request, field, read_object, refusal, text_field, while_there
+from agents.gateway._http import (
+    Refused,
+    Streamed,
+    answer,
+    bad_request,
+    field,
+    read_object,
+    refusal,
+    text_field,
+    while_there,
+)
 from penstock.wire.completions import CHAT, EMBEDDINGS, TEXT
 
 _NEEDED = {CHAT: "messages", TEXT: "prompt", EMBEDDINGS: "input"}
@@ -97,4 +107,3 @@ def _client(request: Request, body: dict[str, Any]) -> str:
     """Who asks, for the records."""
     user = body.get("user")
     return user if isinstance(user, str) and user else request.headers.get("user-agent", "")
-

@@ -1,0 +1,97 @@
+"""A desk from the settings: consumer, buyer, local engine, records, budgets, in the order in which they close."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from agents._context import Context
+from agents._output import talk
+from agents.buyer import Buyer, Filters, Policy
+from agents.desk import Desk, Scribe
+from agents.local import LocalEngine, LocalSettings
+from agents.records.budgets import Budget, Budgets, BudgetSettings
+from agents.records.ledger import Ledger
+from penstock.consumer import Consumer
+from penstock.errors import ConfigError
+from penstock.journal import ChannelRecord, Record
+from penstock.units import parse_amount
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    desk: Desk
+    consumer: Consumer
+    policy: Policy
+    local: LocalEngine | None
+
+
+@asynccontextmanager
+async def opened(
+    context: Context,
+    app: str,
+    *,
+    filters: Filters | None = None,
+    policy: Policy | None = None,
+    local_options: dict[str, Any] | None = None,
+    use_local: bool = True,
+    stall: float | None = None,
+) -> AsyncIterator[Opened]:
+    """What a process that is gone left open is closed first; on leaving, everything that was opened here is.
+    StreamLeftOpen where something could not be."""
+    from agents._commands import tidy
+
+    settings = local_settings(context, local_options) if use_local else LocalSettings()
+    consumer = await context.consumer(stall=stall)
+    chosen = policy or Policy()
+    with Ledger(context.settings.records) as ledger:
+        await tidy(consumer)
+        ledger.lost()
+        scribe = Scribe(ledger, app=app, chain_id=consumer.chain.chain_id, payer=consumer.account.address)
+        books = await budgets(context, consumer)
+
+        def warn(text: str) -> None:
+            talk(f"warning  {text}")
+
+        async with Buyer(consumer, chosen, on_purchase=scribe.heard, on_warning=warn) as buyer:
+            if not settings.url:
+                yield Opened(Desk(buyer, scribe, books, filters=filters, tell=talk), consumer, chosen, None)
+                return
+            async with LocalEngine(settings) as engine:
+                desk = Desk(buyer, scribe, books, local=engine, filters=filters, tell=talk)
+                yield Opened(desk, consumer, chosen, engine)
+
+
+def local_settings(context: Context, options: dict[str, Any] | None = None) -> LocalSettings:
+    found = context.settings.section("local", LocalSettings, options)
+    found.check()
+    return found
+
+
+async def budgets(context: Context, consumer: Consumer) -> Budgets:
+    """From [budgets.TOKEN] of config.toml. ConfigError where one cannot be meant."""
+    tables = context.settings.tables.get("budgets", {})
+    found = []
+    for symbol, table in tables.items() if isinstance(tables, dict) else ():
+        where = f"[budgets.{symbol}] in {context.settings.home / 'config.toml'}"
+        try:
+            given = msgspec.convert(table, BudgetSettings)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f'{where}: {error}; write such as day = "5", month = "50", stop = true') from error
+        token = await context.token(symbol)
+
+        def amount(text: str, decimals: int = token.decimals) -> int | None:
+            return parse_amount(text, decimals) if text else None
+
+        found.append(Budget(token, amount(given.day), amount(given.month), given.stop))
+
+    def records() -> list[Record | ChannelRecord]:
+        journal = consumer.journal
+        return [*consumer.mine(journal.all()), *consumer.mine(journal.channels())]
+
+    return Budgets(found, records, now=lambda: int(time.time()), warn=lambda text: talk(f"budget   {text}"))
