@@ -8,8 +8,8 @@ from contextlib import aclosing
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-from agents.buyer import Filters, Job, Model, Purchase, Wish
 from agents.answers import Answer, each, race
+from agents.buyer import Filters, Job, Model, Purchase, Wish
 from agents.local import LocalEngine, LocalFailed, LocalModel
 from agents.records.budgets import Budgets
 from agents.records.ledger import Bought, Ledger, Outcome

@@ -47,9 +47,7 @@ def generate_body(body: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """/api/generate as a path and a body: a chat, or with `raw` or `suffix` a completion."""
     prompt = field(body, "prompt", str, "")
     if body.get("template"):
-        raise bad_request(
-            "template is the provider's affair: leave it out, or send all with raw", "template"
-        )
+        raise bad_request("template is the provider's affair: leave it out, or send all with raw", "template")
     if body.get("raw") or body.get("suffix"):
         suffix = {"suffix": body["suffix"]} if body.get("suffix") else {}
         common = _common(body)
