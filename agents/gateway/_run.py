@@ -6,14 +6,11 @@ import asyncio
 import contextlib
 import ipaddress
 import socket
-import sys
-import traceback
 from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import uvicorn
-from starlette.requests import Request
 
 from agents._context import Context
 from agents._output import emit_json, talk
@@ -59,10 +56,6 @@ async def serve(context: Context, options: dict[str, Any], local_options: dict[s
 
 
 async def _serve(context: Context, settings: ServeSettings, listener: socket.socket, ready: Opened) -> None:
-    def failed(request: Request, error: Exception) -> None:
-        talk(f"error    {request.method} {request.url.path}: {error!r}")
-        traceback.print_exception(error, file=sys.stderr)
-
     app = create_app(
         ready.desk,
         idle=ready.policy.idle_seconds,
@@ -70,10 +63,15 @@ async def _serve(context: Context, settings: ServeSettings, listener: socket.soc
         # With a key it does not matter by which name it is called.
         hosts=["*"] if settings.api_key else settings.allow_host,
         origins=settings.allow_origin,
-        failed=failed,
     )
     config = uvicorn.Config(
-        app, lifespan="off", log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE, server_header=False
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE,
     )
     server = _Server(config)
     serving = asyncio.create_task(server.serve([listener]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
@@ -16,6 +16,7 @@ from agents.desk import Desk
 from agents.gateway import _ollama_api, _openai_api
 from agents.gateway._catalogue import Catalogue
 from agents.gateway._http import ClientLeft, Refused, answer, refusal
+from penstock.errors import PenstockError
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -70,16 +71,12 @@ def create_app(
     key: str = "",
     hosts: Sequence[str] = (),
     origins: Sequence[str] = (),
-    failed: Callable[[Request, Exception], None] = lambda request, error: None,
 ) -> ASGIApp:
-    """`idle`: seconds for which sessions stay open unused. `failed` hears of what is a fault of the gateway."""
+    """`idle`: seconds for which sessions stay open unused."""
     catalogue = Catalogue(desk, idle=idle)
 
     async def refused(request: Request, error: Exception) -> Response:
-        found = refusal(error)
-        if found.status == 500:
-            failed(request, error)
-        return shown(request, found)
+        return shown(request, refusal(error))
 
     async def unknown(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -98,7 +95,8 @@ def create_app(
             ClientLeft: left,
             HTTPException: unknown,
             Refused: refused,
-            Exception: refused,
+            PenstockError: refused,
+            Exception: refused,  # the server logs it, too
         },
     )
     app.add_route("/health", health)
