@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import json
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,7 @@ import msgspec
 import uvicorn
 
 from agents._context import Context
-from agents._output import emit_json, talk
+from agents._output import talk
 from agents.gateway.app import create_app
 from agents.opening import Opened, opened
 from penstock.errors import ConfigError
@@ -87,7 +88,7 @@ def _tell(context: Context, settings: ServeSettings, listener: socket.socket, re
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     if context.json:
-        emit_json({"event": "ready", "url": url, "openai": f"{url}/v1", "ollama": url})
+        print(json.dumps({"event": "ready", "url": url, "openai": f"{url}/v1", "ollama": url}), flush=True)
         return
     talk(f"ready    {url}  paying from {ready.consumer.account.address}")
     key = "the API key" if settings.api_key else "any"
