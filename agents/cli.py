@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from agents.gateway.cli import serve
+from agents.records.cli import budgets, history, sessions
 
 if TYPE_CHECKING:
     from agents._context import Context
@@ -468,7 +469,8 @@ def config_show(ctx: typer.Context) -> None:
     _commands.config_show(context_of(ctx))
 
 
-app.command()(serve)
+for command in (serve, history, sessions, budgets):
+    app.command()(command)
 
 
 def main() -> None:

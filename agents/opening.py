@@ -53,7 +53,7 @@ async def opened(
         await tidy(consumer)
         ledger.lost()
         scribe = Scribe(ledger, app=app, chain_id=consumer.chain.chain_id, payer=consumer.account.address)
-        books = await budgets(context, consumer)
+        books = await budgets_of(context)
 
         def warn(text: str) -> None:
             talk(f"warning  {text}")
@@ -73,7 +73,7 @@ def local_settings(context: Context, options: dict[str, Any] | None = None) -> L
     return found
 
 
-async def budgets(context: Context, consumer: Consumer) -> Budgets:
+async def budgets_of(context: Context) -> Budgets:
     """From [budgets.TOKEN] of config.toml. ConfigError where one cannot be meant."""
     tables = context.settings.tables.get("budgets", {})
     found = []
@@ -90,8 +90,11 @@ async def budgets(context: Context, consumer: Consumer) -> Budgets:
 
         found.append(Budget(token, amount(given.day), amount(given.month), given.stop))
 
+    chain, journal, payer = await context.chain(), context.journal(), context.account().address
+
     def records() -> list[Record | ChannelRecord]:
-        journal = consumer.journal
-        return [*consumer.mine(journal.all()), *consumer.mine(journal.channels())]
+        here = chain.chain_id, chain.stream_pay, payer
+        found: list[Record | ChannelRecord] = [*journal.all(), *journal.channels()]
+        return [one for one in found if (one.chain_id, one.stream_pay, one.key.payer) == here]
 
     return Budgets(found, records, now=lambda: int(time.time()), warn=lambda text: talk(f"budget   {text}"))

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -207,18 +208,13 @@ def test_the_llm_tool(gateway: Serving, clients: Path, tmp_path: Path) -> None:
         f"- model_id: market\n  model_name: auto\n  api_base: {gateway.url}/v1\n  api_key_name: market\n"
     )
     (tmp_path / "keys.json").write_text('{"market": "any"}')
-    for stream in ((), ("--no-stream",)):
-        done = subprocess.run(
-            [clients / "llm", "-m", "market", "Why is the sea salty?", "-o", "max_tokens", "6", *stream],
-            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LLM_USER_PATH": str(tmp_path)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.strip()
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LLM_USER_PATH": str(tmp_path)}
+    command = [str(clients / "llm"), "-m", "market", "Why is the sea salty?", "-o", "max_tokens", "6"]
+    start = partial(subprocess.Popen, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    asking = [start([*command, *more]) for more in ([], ["--no-stream"])]
+    for process in asking:
+        said, _ = process.communicate(timeout=60)
+        assert (process.returncode, bool(said.strip())) == (0, True)
 
 
 # --- ways out -------------------------------------------------------------------------------------
