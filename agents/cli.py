@@ -194,7 +194,13 @@ def offers(
 def ask(
     ctx: typer.Context,
     prompt: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.")],
-    model: ModelOption = None,
+    file: Annotated[
+        list[str] | None, typer.Option("--file", "-f", help="A text or picture to ask about; - for stdin; repeatable.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Only this model; MODEL@PROVIDER; auto, cheapest or fastest; MODEL@local. [default: auto]"),
+    ] = None,
     provider: ProviderOption = None,
     offer: Annotated[str | None, typer.Option(help="Only this offer: its id or the start of it.")] = None,
     by: Annotated[
@@ -228,22 +234,28 @@ def ask(
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Length of the answer at most, in tokens.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0: always the likeliest word.")] = None,
+    schema: Annotated[
+        Path | None, typer.Option(help="A JSON schema; the answer is JSON that satisfies it, or an error.")
+    ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for the next token.")] = 60,
 ) -> None:
-    """Ask one question: choose an offer, open a stream, print the answer as it comes, get the rest back."""
-    from agents import _commands
+    """Ask one question: choose an offer, open a stream, print the answer as it comes, get the rest back.
+
+    Who fails in mid-answer is followed by another provider, unless --provider, --offer, --by or how to pay is given.
+    """
+    from agents import _ask, _commands
 
     if prompt == "-":
         prompt = sys.stdin.read()
     wish = _commands.Wish(model, provider, token, max_rate, min_stake, region, offer, by)
-    question = _commands.Question(prompt, system, max_tokens, temperature)
-    terms = _commands.StreamTerms(
+    question = _ask.Question(prompt, system, max_tokens, temperature, file or (), schema)
+    terms = _ask.StreamTerms(
         _commands.parse_duration(duration) if duration is not None else None,
         "auto" if gasless is None else gasless,
         timeout,
         deposit,
     )
-    context_of(ctx).run(lambda context: _commands.ask(context, wish, question, terms))
+    context_of(ctx).run(lambda context: _ask.ask(context, wish, question, terms))
 
 
 @app.command()

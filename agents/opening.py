@@ -58,7 +58,8 @@ async def opened(
         def warn(text: str) -> None:
             talk(f"warning  {text}")
 
-        async with Buyer(consumer, chosen, on_purchase=scribe.heard, on_warning=warn) as buyer:
+        home = context.settings.home
+        async with Buyer(consumer, chosen, folder=home, on_purchase=scribe.heard, on_warning=warn) as buyer:
             if not settings.url:
                 yield Opened(Desk(buyer, scribe, books, filters=filters, tell=talk), consumer, chosen, None)
                 return
