@@ -64,7 +64,7 @@ class StreamTerms:
 
 
 @dataclass(slots=True)
-class _Told:
+class Told:
     """What has come of an answer, and been shown."""
 
     text: str = ""
@@ -165,7 +165,7 @@ async def _ask_market(
     context: Context, wish: Wish, messages: list[dict[str, Any]], parameters: dict[str, Any], terms: StreamTerms
 ) -> None:
     filters = await _commands.filters_of(context, wish)
-    told, reply = _Told(), None
+    told, reply = Told(), None
     summaries: list[Summary | ChannelSummary] = []
     try:
         try:
@@ -185,7 +185,7 @@ async def _ask_market(
             print(told.text)
 
 
-async def _show(reply: Reply, told: _Told, *, whole: bool) -> None:
+async def _show(reply: Reply, told: Told, *, whole: bool) -> None:
     """Print it as it comes, or keep it. What is one answer here may be several providers' work."""
     terminal = stdout_is_terminal()
     try:
@@ -203,7 +203,7 @@ async def _show(reply: Reply, told: _Told, *, whole: bool) -> None:
             talk(f"bought   {one.model} of {one.provider}, {one.completion_tokens} tokens: {one.problem or one.why}")
 
 
-def take(told: _Told, chunk: dict[str, Any]) -> str:
+def take(told: Told, chunk: dict[str, Any]) -> str:
     """The text of a chunk's first choice."""
     told.usage = chunk.get("usage") or told.usage
     for choice in chunk.get("choices") or ():
@@ -230,7 +230,7 @@ async def _closings(context: Context, reply: Reply) -> list[Summary | ChannelSum
     return found
 
 
-def _answer_json(told: _Told) -> dict[str, Any]:
+def _answer_json(told: Told) -> dict[str, Any]:
     return {"answer": told.text, "finish_reason": told.finish_reason, "usage": told.usage}
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from agents.chat.cli import chat
 from agents.gateway.cli import serve
 from agents.records.cli import budgets, history, sessions
 
@@ -481,7 +482,7 @@ def config_show(ctx: typer.Context) -> None:
     _commands.config_show(context_of(ctx))
 
 
-for command in (serve, history, sessions, budgets):
+for command in (serve, chat, history, sessions, budgets):
     app.command()(command)
 
 
