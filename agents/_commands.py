@@ -418,36 +418,35 @@ async def _summary_of(consumer: Consumer, record: Record | ChannelRecord) -> Sum
 # --- money ---------------------------------------------------------------------------------------
 
 
-async def balance(context: Context) -> None:
+async def balances(context: Context) -> dict[str, Any]:
+    """What the account has of each token: base units, as texts."""
     me, chain = context.account().address, await context.chain()
-    tokens = await context.known_tokens()
-    rows = [
-        (token, await chain.token_balance(token.address, me), await chain.vault_balance(token.address, me))
-        for token in tokens
-    ]
-    if context.json:
-        emit_json(
+    return {
+        "account": me,
+        "balances": [
             {
-                "account": me,
-                "balances": [
-                    {
-                        "token": token.address,
-                        "symbol": token.symbol,
-                        "decimals": token.decimals,
-                        "wallet": str(wallet),
-                        "vault": str(vault),
-                    }
-                    for token, wallet, vault in rows
-                ],
+                "token": token.address,
+                "symbol": token.symbol,
+                "decimals": token.decimals,
+                "wallet": str(await chain.token_balance(token.address, me)),
+                "vault": str(await chain.vault_balance(token.address, me)),
             }
-        )
+            for token in await context.known_tokens()
+        ],
+    }
+
+
+async def balance(context: Context) -> None:
+    found = await balances(context)
+    if context.json:
+        emit_json(found)
         return
-    talk(me)
+    talk(found["account"])
     emit_table(
         ["TOKEN", "WALLET", "VAULT"],
         [
-            [token.symbol, format_amount(wallet, token.decimals), format_amount(vault, token.decimals)]
-            for token, wallet, vault in rows
+            [one["symbol"], *(format_amount(int(one[place]), one["decimals"]) for place in ("wallet", "vault"))]
+            for one in found["balances"]
         ],
         right=["WALLET", "VAULT"],
     )

@@ -482,6 +482,14 @@ def config_show(ctx: typer.Context) -> None:
     _commands.config_show(context_of(ctx))
 
 
+@app.command()
+def mcp(ctx: typer.Context) -> None:
+    """Be an MCP server on stdin and stdout: list models, infer, balance, caps, history."""
+    from agents import mcp_server
+
+    context_of(ctx).run(mcp_server.serve)
+
+
 for command in (serve, chat, history, sessions, budgets):
     app.command()(command)
 

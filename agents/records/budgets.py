@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 
@@ -64,6 +65,19 @@ class Standing:
     @property
     def percent(self) -> int:
         return 100 * self.spent // self.limit if self.limit else 100
+
+    @property
+    def json(self) -> dict[str, Any]:
+        return {
+            "token": self.budget.token.symbol,
+            "decimals": self.budget.token.decimals,
+            "period": self.period,
+            "of": self.key,
+            "limit": str(self.limit),
+            "spent": str(self.spent),
+            "percent": self.percent,
+            "stops": self.budget.stop,
+        }
 
     def __str__(self) -> str:
         token = self.budget.token

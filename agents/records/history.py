@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -82,15 +82,23 @@ async def history(context: Context, wanted: Filter, *, by: str | None, export: s
         for record in records:  # a stream and its channel have the same id
             transactions.setdefault(record.id, []).extend(record.transactions)
 
-        def bought(one: Bought) -> dict[str, Any]:
-            sent = [asdict(each) | {"fee": str(each.fee)} for each in transactions.get(one.session, ())]
-            return asdict(one) | {"cost": str(one.cost), "transactions": sent}
-
-        emit_json({"requests": [asdict(a) | {"purchases": [bought(one) for one in a.purchases]} for a in found]})
+        emit_json({"requests": [request_json(asked, transactions) for asked in found]})
     elif not found:
         talk("nothing on record" + (" that fits" if wanted != Filter() else ""))
     else:
         _show(found)
+
+
+def request_json(asked: Asked, transactions: Mapping[str, Sequence[Transaction]] | None = None) -> dict[str, Any]:
+    """With its purchases; with their transactions, where these are given by session."""
+
+    def bought(one: Bought) -> dict[str, Any]:
+        data = asdict(one) | {"cost": str(one.cost)}
+        if transactions is not None:
+            data["transactions"] = [asdict(sent) | {"fee": str(sent.fee)} for sent in transactions.get(one.session, ())]
+        return data
+
+    return asdict(asked) | {"purchases": [bought(one) for one in asked.purchases]}
 
 
 def _show(found: Sequence[Asked]) -> None:

@@ -11,20 +11,7 @@ from penstock.units import format_amount
 async def budgets(context: Context) -> None:
     found = (await budgets_of(context)).standings()
     if context.json:
-        emit_json(
-            [
-                {
-                    "token": one.budget.token.symbol,
-                    "period": one.period,
-                    "of": one.key,
-                    "limit": str(one.limit),
-                    "spent": str(one.spent),
-                    "percent": one.percent,
-                    "stops": one.budget.stop,
-                }
-                for one in found
-            ]
-        )
+        emit_json([one.json for one in found])
     elif not found:
         talk('no budget is set; write [budgets.TUSD] with day = "5" or month = "50" in config.toml')
     else:

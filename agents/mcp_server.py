@@ -1,0 +1,122 @@
+"""`penstock mcp`: the market as tools of an MCP client, over stdin and stdout."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from contextlib import aclosing
+from importlib.metadata import version
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from mcp.server import MCPServer
+from mcp.server.mcpserver import Context as Call
+from mcp.server.mcpserver.exceptions import ToolError
+from pydantic import Field
+
+from agents import _commands
+from agents._ask import Told, check_schema, reply_json, take
+from agents._context import Context
+from agents.desk import Desk
+from agents.gateway._catalogue import Catalogue
+from agents.opening import Opened, budgets_of, opened
+from agents.records.history import Filter, load, request_json, totals
+from agents.records.ledger import Asked
+from penstock.errors import PenstockError
+from penstock.wire.completions import CHAT
+
+_T = TypeVar("_T")
+INSTRUCTIONS = """\
+Buys answers of language models on an open market and pays for each on chain, in small sums, from the user's account.
+`list_models` says what there is and at what price, `infer` asks and pays, `balance` says what is left, `caps` what may
+be spent, `history` what was bought. Amounts are in tokens, as texts."""
+
+
+async def serve(context: Context) -> None:
+    """Until stdin ends or a signal comes; then every stream and channel is closed."""
+    async with opened(context, "mcp") as ready:
+        await server(context, ready).run_stdio_async()
+
+
+def server(context: Context, ready: Opened) -> MCPServer[Any]:
+    catalogue = Catalogue(ready.desk, idle=ready.policy.idle_seconds)
+    found: MCPServer[Any] = MCPServer(
+        "penstock", instructions=INSTRUCTIONS, version=version("penstock"), log_level="WARNING"
+    )
+
+    @found.tool()
+    async def list_models() -> dict[str, Any]:
+        """What can be asked now: models on the market with the lowest and highest prices, local ones, policies."""
+        return {"models": [one.openai for one in await _told(catalogue.entries())]}
+
+    @found.tool()
+    async def infer(
+        prompt: Annotated[str, Field(description="What to ask.")],
+        call: Call,
+        model: Annotated[
+            str, Field(description="A model's name, NAME@PROVIDER, or auto, cheapest, fastest; NAME@local.")
+        ] = "auto",
+        system: Annotated[str | None, Field(description="System prompt.")] = None,
+        max_tokens: Annotated[int | None, Field(ge=1, description="Length of the answer at most, in tokens.")] = None,
+        temperature: Annotated[float | None, Field(ge=0, le=2, description="0: always the likeliest word.")] = None,
+        schema: Annotated[
+            dict[str, Any] | None, Field(description="A JSON schema; the answer is JSON that satisfies it.")
+        ] = None,
+    ) -> dict[str, Any]:
+        """Ask a model and pay for the answer. Says who answered, what it cost and why that provider was chosen."""
+        messages = [{"role": "system", "content": system}] if system else []
+        asked: dict[str, Any] = {"messages": [*messages, {"role": "user", "content": prompt}]}
+        given = {"max_tokens": max_tokens, "temperature": temperature}
+        asked |= {name: value for name, value in given.items() if value is not None}
+        if schema is not None:
+            shape = {"name": "answer", "schema": schema, "strict": True}
+            asked["response_format"] = {"type": "json_schema", "json_schema": shape}
+        return await _told(_infer(ready.desk, model, asked, call))
+
+    @found.tool()
+    async def balance() -> dict[str, Any]:
+        """What the user's account has, in its wallet and in the vault that pays for streams: base units."""
+        return await _told(_commands.balances(context))
+
+    @found.tool()
+    async def caps() -> dict[str, Any]:
+        """The budgets by token, day and month, how much of each is used, and whether it stops or warns."""
+        books = await _told(budgets_of(context))
+        return {"account": context.account().address, "budgets": [one.json for one in books.standings()]}
+
+    @found.tool()
+    async def history(
+        since: Annotated[str, Field(description="Such as 24h, 7d or 2026-11-21.")] = "24h",
+        limit: Annotated[int, Field(ge=1, le=200, description="Of the latest requests.")] = 20,
+    ) -> dict[str, Any]:
+        """What was asked and bought: the latest requests, and totals of all by model."""
+        asked = await _told(_load(context, since))
+        sums = [msgspec.to_builtins(row) | {"cost": str(row.cost)} for row in totals(asked, "model")]
+        return {"requests": [request_json(one) for one in asked[-limit:]], "totals": sums}
+
+    return found
+
+
+async def _load(context: Context, since: str) -> list[Asked]:
+    return await asyncio.to_thread(load, context.settings.records, Filter(since=since))
+
+
+async def _infer(desk: Desk, model: str, asked: dict[str, Any], call: Call) -> dict[str, Any]:
+    reply, told = await desk.ask(CHAT, model, asked, client="mcp"), Told()
+    pieces = 0
+    async with aclosing(reply.chunks()) as chunks:
+        async for chunk in chunks:
+            pieces += bool(take(told, chunk))
+            if pieces % 16 == 1:
+                await call.report_progress(pieces)
+    if "response_format" in asked:
+        check_schema(told.text, asked)
+    return {"answer": told.text, "finish_reason": told.finish_reason, "usage": told.usage} | reply_json(reply)
+
+
+async def _told(work: Awaitable[_T]) -> _T:
+    """What is amiss as the tool's error, which the client's model reads."""
+    try:
+        return await work
+    except PenstockError as error:
+        raise ToolError(str(error)) from error
