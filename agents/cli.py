@@ -101,6 +101,8 @@ config = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Where se
 app.add_typer(config, name="config")
 keeper = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Settle what others have earned, for a reward.")
 app.add_typer(keeper, name="keeper")
+receipts = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+app.add_typer(receipts, name="receipts")
 
 
 def _version(wanted: bool) -> None:
@@ -343,22 +345,36 @@ def recover(
     context_of(ctx).run(lambda context: _commands.recover(context, from_chain))
 
 
-@app.command()
-def receipts(
+SessionOption = Annotated[str | None, typer.Option(help="Only this stream or channel: its id or the start of it.")]
+
+
+@receipts.callback()
+def receipts_list(
     ctx: typer.Context,
     provider: ProviderOption = None,
-    session: Annotated[str | None, typer.Option(help="Only this stream or channel: its id or the start of it.")] = None,
+    session: SessionOption = None,
     refused: Annotated[bool, typer.Option("--refused", help="Only those that did not match their answers.")] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="As JSON Lines, for `penstock report` elsewhere.")] = False,
     ids: Annotated[
         bool, typer.Option("--ids", help="With --jsonl: the answers' token ids too, which prove padding.")
     ] = False,
 ) -> None:
-    """List what providers have signed for their answers."""
+    """List what providers have signed for their answers; `verify` checks it all anew."""
+    if ctx.invoked_subcommand is not None:
+        return
     from agents import _receipts
 
     wanted = _receipts.Filter(provider, session, refused)
     context_of(ctx).run(lambda context: _receipts.receipts(context, wanted, lines=jsonl, with_ids=ids))
+
+
+@receipts.command("verify")
+def receipts_verify(ctx: typer.Context, provider: ProviderOption = None, session: SessionOption = None) -> None:
+    """Check every receipt anew: keys, offers, counts, sums, and that each names the one before."""
+    from agents._receipts import Filter
+    from agents.records.verify import verify
+
+    context_of(ctx).run(lambda context: verify(context, Filter(provider, session)))
 
 
 @app.command()
