@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+import contextlib
+import os
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing
 from importlib.metadata import version
 from typing import Annotated, Any, TypeVar
@@ -35,7 +38,33 @@ be spent, `history` what was bought. Amounts are in tokens, as texts."""
 async def serve(context: Context) -> None:
     """Until stdin ends or a signal comes; then every stream and channel is closed."""
     async with opened(context, "mcp") as ready:
-        await server(context, ready).run_stdio_async()
+        with _ending_stdin() as end:
+            serving = asyncio.create_task(server(context, ready).run_stdio_async())
+            try:
+                await asyncio.shield(serving)
+            finally:
+                end()
+                await asyncio.wait({serving})
+
+
+@contextlib.contextmanager
+def _ending_stdin() -> Iterator[Callable[[], None]]:
+    """Within the block stdin can be ended by us: a thread that reads it cannot be stopped otherwise, and the server
+    waits for its own."""
+    real = os.dup(0)
+    outlet, inlet = os.pipe()
+    os.dup2(outlet, 0)
+    os.close(outlet)
+    ours = os.fdopen(inlet, "wb", buffering=0)
+
+    def copy() -> None:
+        with contextlib.suppress(OSError, ValueError):  # it was ended
+            while piece := os.read(real, 65536):
+                ours.write(piece)
+        ours.close()
+
+    threading.Thread(target=copy, daemon=True).start()
+    yield ours.close
 
 
 def server(context: Context, ready: Opened) -> MCPServer[Any]:

@@ -96,7 +96,7 @@ async def _answer(
     terminal = stdout_is_terminal()
     reply: Reply | None = None
     try:
-        async with screen.status(lambda: f"{conversation.model}  {time.monotonic() - began:.0f} s  {meter.text()}"):
+        async with screen.status(lambda: f"{meter.text()}  {time.monotonic() - began:.0f} s  {conversation.model}"):
             reply = await desk.ask(CHAT, conversation.model, {"messages": messages})
             async with aclosing(reply.chunks()) as chunks:
                 async for chunk in chunks:

@@ -9,8 +9,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,61 +22,15 @@ from penstock.chain.web3 import Web3Chain
 from penstock.keys import LocalAccount
 from tests.deployed import ROOT
 from tests.market import COIN, Market, finish, until
+from tests.served import QUESTION, Serving, providing, serving
 
-QUESTION: list[Any] = [{"role": "user", "content": "Why is the sea salty?"}]
 LONG = {"model": "auto", "messages": QUESTION, "max_tokens": 900, "stream": True}
-
-
-@contextmanager
-def running(
-    command: tuple[str, ...], environment: dict[str, str]
-) -> Iterator[tuple[dict[str, Any], subprocess.Popen[str]]]:
-    """A process that says in a line of JSON when it is ready. It is stopped afterwards, and must say no error."""
-    process = subprocess.Popen(
-        (sys.executable, "-m", *command),
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        line = process.stdout.readline()
-        assert line, process.communicate()[1]
-        yield json.loads(line), process
-    finally:
-        process.terminate()
-        _, said = process.communicate(timeout=30)
-        assert "Traceback" not in said, said
-
-
-@dataclass
-class Serving:
-    url: str
-    payer: LocalAccount
-    process: subprocess.Popen[str]
-
-    def openai(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0)
-
-    def ollama(self) -> ollama.Client:
-        return ollama.Client(host=self.url)
-
-
-@contextmanager
-def serving(market: Market, payer: LocalAccount, *words: str) -> Iterator[Serving]:
-    with running(("agents", "serve", "--port", "0", "--json", *words), market.environment(payer)) as (ready, process):
-        yield Serving(ready["url"], payer, process)
 
 
 @pytest.fixture(scope="module")
 def provider(market: Market) -> Iterator[str]:
-    account = market.account()
-    environment = market.environment(account, PENSTOCK_HOME=str(market.folder / "provider"))
-    offers = ("--offer", "native:0.00001", "--offer", "TUSD:0.1/0.3")
-    with running(("provider", "start", "--json", "--port", "0", *offers), environment):
-        yield account.address
+    with providing(market) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
