@@ -168,13 +168,15 @@ async def look(context: Context, wish: Wish) -> tuple[list[Listing], Wanted]:
 
 async def filters_of(context: Context, wish: Wish) -> Filters:
     """The wish's limits, for the buyer."""
-    token = await context.token(wish.token) if wish.token is not None else None
-    if wish.max_rate is not None and token is None:
-        token = await (await context.chain()).token(NATIVE)
+    from agents.opening import choice_settings
+
+    asset = await (await context.chain()).token(await (await context.chain()).stake_asset())
+    named = wish.token or choice_settings(context).token or ("native" if wish.max_rate is not None else "")
+    token = await context.token(named) if named else None
     stake = wish.min_stake
     return Filters(
         max_rate=parse_rate(wish.max_rate, token.decimals) if wish.max_rate is not None and token else None,
-        min_stake=parse_amount(stake, (await (await context.chain()).token(NATIVE)).decimals) if stake else 0,
+        min_stake=parse_amount(stake, asset.decimals) if stake else 0,
         regions=frozenset({wish.region} if wish.region is not None else ()),
         token=token.address if token else None,
     )

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from penstock.errors import ConfigError
 
 DEFAULTS = {"network": "local", "rpc_url": "", "account": "", "deployment": "", "allow_private": ""}
-SECTIONS = ("serve", "local", "budgets")
+SECTIONS = ("choice", "serve", "local", "budgets")
 """Tables of config.toml, each read by the part of the program that it is for."""
 
 _T = TypeVar("_T")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import msgspec
 
 from agents._context import Context
 from agents._output import talk
-from agents.buyer import Buyer, Filters, Policy
+from agents.buyer import Buyer, ChoiceSettings, Filters, Policy
 from agents.desk import Desk, Scribe
 from agents.local import LocalEngine, LocalSettings
 from agents.records.budgets import Budget, Budgets, BudgetSettings
@@ -37,18 +37,20 @@ async def opened(
     app: str,
     *,
     filters: Filters | None = None,
-    policy: Policy | None = None,
     local_options: dict[str, Any] | None = None,
     use_local: bool = True,
     stall: float | None = None,
 ) -> AsyncIterator[Opened]:
     """What a process that is gone left open is closed first; on leaving, everything that was opened here is.
-    StreamLeftOpen where something could not be."""
+    StreamLeftOpen where something could not be. `filters`: in place of what [choice] says, where they say something."""
     from agents._commands import tidy
 
     settings = local_settings(context, local_options) if use_local else LocalSettings()
+    choice = choice_settings(context)
+    chosen = choice.policy()
     consumer = await context.consumer(stall=stall)
-    chosen = policy or Policy()
+    asset = await consumer.chain.token(await consumer.chain.stake_asset())
+    filters = _over(await choice.filters(context.token, stake_decimals=asset.decimals), filters)
     with Ledger(context.settings.records) as ledger:
         await tidy(consumer)
         ledger.lost()
@@ -66,6 +68,17 @@ async def opened(
             async with LocalEngine(settings) as engine:
                 desk = Desk(buyer, scribe, books, local=engine, filters=filters, tell=talk)
                 yield Opened(desk, consumer, chosen, engine)
+
+
+def choice_settings(context: Context) -> ChoiceSettings:
+    return context.settings.section("choice", ChoiceSettings)
+
+
+def _over(base: Filters, given: Filters | None) -> Filters:
+    """The base, changed where something else is given."""
+    default = Filters()
+    named = {one.name: getattr(given or default, one.name) for one in fields(Filters)}
+    return replace(base, **{name: value for name, value in named.items() if value != getattr(default, name)})
 
 
 def local_settings(context: Context, options: dict[str, Any] | None = None) -> LocalSettings:
