@@ -58,7 +58,8 @@ class StreamTerms:
     duration: int | None
     """Seconds."""
     gasless: Gasless
-    timeout: float
+    timeout: float | None
+    """Seconds to the next token; None: what is usual."""
     deposit: str | None = None
     """Of the token, for an offer that is paid by the token."""
 

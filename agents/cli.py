@@ -240,7 +240,12 @@ def ask(
     schema: Annotated[
         Path | None, typer.Option(help="A JSON schema; the answer is JSON that satisfies it, or an error.")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for the next token.")] = 60,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="Seconds to wait for the next token. [default: 60; where another may take over, [choice] stall]"
+        ),
+    ] = None,
 ) -> None:
     """Ask one question: choose an offer, open a stream, print the answer as it comes, get the rest back.
 

@@ -30,6 +30,8 @@ class Seller(Protocol):
     async def start(self, job: Job) -> Answer: ...
 
 
+_REMEMBERED = 1000
+"""Requests whose purchases may still come."""
 _asking: ContextVar[str] = ContextVar("asking")
 """The request on whose behalf something is bought now."""
 
@@ -40,10 +42,16 @@ class Scribe:
     def __init__(self, ledger: Ledger, *, app: str, chain_id: int, payer: Address) -> None:
         self._ledger, self._app, self._chain_id, self._payer = ledger, app, chain_id, payer
         self._heard: dict[str, list[Purchase]] = {}
+        """By request, oldest first: a purchase that lost a race may be over after its request."""
+        self._open: set[str] = set()
 
     def begin(self, path: str, name: str, client: str) -> str:
         request = self._ledger.begin(app=self._app, client=client, path=path, wish=name)
         self._heard[request] = []
+        self._open.add(request)
+        for old in list(self._heard)[:-_REMEMBERED]:
+            if old not in self._open:
+                del self._heard[old]
         _asking.set(request)
         return request
 
@@ -58,10 +66,10 @@ class Scribe:
 
     def end(self, request: str, purchases: Sequence[Purchase], outcome: Outcome, problem: str = "") -> None:
         """Once: later ends are passed over."""
-        if request in self._heard:
+        if request in self._open:
             self._write(request, purchases)
             self._ledger.finish(request, outcome, problem)
-            del self._heard[request]
+            self._open.remove(request)
 
     def _write(self, request: str, purchases: Sequence[Purchase]) -> None:
         known = self._heard[request]
@@ -160,6 +168,8 @@ class Desk:
         return await self._local.ask(path, model.name, body)
 
     async def _buy(self, job: Job) -> Answer:
+        if job.path == EMBEDDINGS:
+            raise NotFound("no provider sells embeddings yet: set [local] url to an engine that has them")
         self._budgets.check()
         return await self._market.start(job)
 

@@ -47,7 +47,7 @@ async def opened(
 
     settings = local_settings(context, local_options) if use_local else LocalSettings()
     choice = choice_settings(context)
-    chosen = choice.policy()
+    chosen = choice.policy() if stall is None else replace(choice.policy(), stall=stall, first_token=stall)
     consumer = await context.consumer(stall=stall)
     asset = await consumer.chain.token(await consumer.chain.stake_asset())
     filters = _over(await choice.filters(context.token, stake_decimals=asset.decimals), filters)

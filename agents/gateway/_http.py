@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from agents.desk import Reply
 from penstock.errors import (
     AnswerCut,
     ChainError,
@@ -172,7 +173,10 @@ async def _race(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
             raise ClientLeft
         return working.result()
     finally:
+        unseen = not working.done()
         for task in (working, leaving):
             task.cancel()
         # What the work closes on its way out, it closes before this returns.
         await asyncio.wait({working, leaving})
+        if unseen and not working.cancelled() and isinstance(found := working.exception() or working.result(), Reply):
+            await found.aclose()  # it was ready in the very moment

@@ -105,7 +105,11 @@ async def test_what_runs_here_is_asked_first_and_costs_nothing(tmp_path: Path) -
         assert stream.text.rstrip().endswith("data: [DONE]")
         embedded = await gateway.http.post("/v1/embeddings", json={"model": "tiny", "input": "x"})
         assert embedded.json()["data"] == [{"embedding": [1.0]}]
-        assert [(one.source, one.purchases) for one in gateway.ledger.requests()] == [("local", ())] * 5
+        newer = await gateway.http.post("/api/embed", json={"model": "tiny", "input": ["x"]})
+        assert (newer.json()["embeddings"], newer.json()["prompt_eval_count"]) == ([[1.0]], 1)
+        older = await gateway.http.post("/api/embeddings", json={"model": "tiny", "prompt": "x"})
+        assert older.json() == {"embedding": [1.0]}
+        assert [(one.source, one.purchases) for one in gateway.ledger.requests()] == [("local", ())] * 7
         names = {one["id"] for one in (await gateway.http.get("/v1/models")).json()["data"]}
         assert names >= {"tiny", "tiny@local", "other:latest@local"}
 

@@ -21,7 +21,7 @@ from agents.records.budgets import Budgets
 from agents.records.ledger import Ledger
 from penstock.errors import PenstockError
 from penstock.types import NATIVE, Address, OfferId, StreamId, Token
-from penstock.wire.completions import CHAT, EMBEDDINGS, Assembly
+from penstock.wire.completions import CHAT, Assembly
 
 PROVIDER = Address("0x" + "ab" * 20)
 COIN = Token(NATIVE, "BNB", 18)
@@ -83,8 +83,6 @@ class Scripted:
             self._script.closed.set()
 
     async def whole(self) -> dict[str, Any]:
-        if self._path == EMBEDDINGS:
-            return {"object": "list", "data": [{"index": 0, "embedding": [0.5, -1.0]}], "usage": {"prompt_tokens": 2}}
         assembly = Assembly(self._path, self.model)
         async for chunk in self.chunks():
             assembly.add(chunk)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -232,12 +231,10 @@ async def test_ollamas_lists(tmp_path: Path) -> None:
         assert (await gateway.http.get("/")).text == "Penstock is running"
 
 
-async def test_embeddings_in_all_three_shapes(tmp_path: Path) -> None:
+async def test_embeddings_are_not_on_the_market(tmp_path: Path) -> None:
     async with served(tmp_path) as gateway:
-        openai = await gateway.http.post("/v1/embeddings", json={"model": "tiny", "input": "a"})
-        assert openai.json()["data"][0]["embedding"] == [0.5, -1.0]
-        found: dict[str, Any] = (await gateway.http.post("/api/embed", json={"model": "tiny", "input": ["a"]})).json()
-        assert (found["embeddings"], found["prompt_eval_count"]) == ([[0.5, -1.0]], 2)
-        old = await gateway.http.post("/api/embeddings", json={"model": "tiny", "prompt": "a"})
-        assert old.json() == {"embedding": [0.5, -1.0]}
-        assert [job.body for job in gateway.script.jobs] == [{"input": "a"}, {"input": ["a"]}, {"input": "a"}]
+        for path, name in (("/v1/embeddings", "input"), ("/api/embed", "input"), ("/api/embeddings", "prompt")):
+            answer = await gateway.http.post(path, json={"model": "tiny", name: "a"})
+            assert answer.status_code == 404
+            assert "no provider sells embeddings yet" in answer.text
+        assert gateway.script.jobs == []
