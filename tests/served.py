@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +60,8 @@ class Serving:
     def openai(self) -> openai.OpenAI:
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0)
 
-    def ollama(self) -> ollama.Client:
-        return ollama.Client(host=self.url)
+    def ollama(self) -> AbstractContextManager[ollama.Client]:
+        return closing(ollama.Client(host=self.url))
 
 
 @contextmanager

@@ -94,30 +94,32 @@ def test_the_openai_client_asks_one_provider(gateway: Serving, provider: str) ->
 
 
 def test_the_ollama_client(gateway: Serving) -> None:
-    client = gateway.ollama()
-    assert "penstock-tiny" in {one.model for one in client.list().models}
-    assert "completion" in (client.show("penstock-tiny").capabilities or ())
-    options = {"num_predict": 8, "temperature": 0}
-    whole = client.chat(model="penstock-tiny:latest", messages=QUESTION, options=options)
-    assert whole.message.content
-    assert (whole.done, whole.done_reason, whole.eval_count) == (True, "length", 8)
-    assert whole.total_duration >= whole.eval_duration > 0
-    pieces = list(client.chat(model="auto", messages=QUESTION, options=options, stream=True))
-    assert "".join(one.message.content or "" for one in pieces) == whole.message.content
-    assert [one.done for one in pieces] == [False] * (len(pieces) - 1) + [True]
-    assert pieces[0].created_at
-    generated = client.generate(model="auto", prompt="Why?", system="Be brief.", options=options)
-    assert generated.response
-    assert client.generate(model="auto", prompt="The sea", raw=True, options=options).response
-    assert {one.model for one in client.ps().models} >= {"penstock-tiny", "auto"}
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    shaped = client.chat(model="auto", messages=QUESTION, format=schema, options={"num_predict": 40, "temperature": 0})
-    assert (shaped.message.content or "").lstrip().startswith("{")
-    with pytest.raises(ollama.ResponseError, match="nobody offers"):
-        client.show("llama9")
-    with pytest.raises(ollama.ResponseError) as caught:
-        client.chat(model="llama9", messages=QUESTION)
-    assert caught.value.status_code == 404
+    with gateway.ollama() as client:
+        assert "penstock-tiny" in {one.model for one in client.list().models}
+        assert "completion" in (client.show("penstock-tiny").capabilities or ())
+        options = {"num_predict": 8, "temperature": 0}
+        whole = client.chat(model="penstock-tiny:latest", messages=QUESTION, options=options)
+        assert whole.message.content
+        assert (whole.done, whole.done_reason, whole.eval_count) == (True, "length", 8)
+        assert whole.total_duration >= whole.eval_duration > 0
+        pieces = list(client.chat(model="auto", messages=QUESTION, options=options, stream=True))
+        assert "".join(one.message.content or "" for one in pieces) == whole.message.content
+        assert [one.done for one in pieces] == [False] * (len(pieces) - 1) + [True]
+        assert pieces[0].created_at
+        generated = client.generate(model="auto", prompt="Why?", system="Be brief.", options=options)
+        assert generated.response
+        assert client.generate(model="auto", prompt="The sea", raw=True, options=options).response
+        assert {one.model for one in client.ps().models} >= {"penstock-tiny", "auto"}
+        schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+        shaped = client.chat(
+            model="auto", messages=QUESTION, format=schema, options={"num_predict": 40, "temperature": 0}
+        )
+        assert (shaped.message.content or "").lstrip().startswith("{")
+        with pytest.raises(ollama.ResponseError, match="nobody offers"):
+            client.show("llama9")
+        with pytest.raises(ollama.ResponseError) as caught:
+            client.chat(model="llama9", messages=QUESTION)
+        assert caught.value.status_code == 404
 
 
 LITELLM = """
@@ -161,7 +163,7 @@ def test_the_llm_tool(gateway: Serving, clients: Path, tmp_path: Path) -> None:
     )
     (tmp_path / "keys.json").write_text('{"market": "any"}')
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LLM_USER_PATH": str(tmp_path)}
-    command = [str(clients / "llm"), "-m", "market", "Why is the sea salty?", "-o", "max_tokens", "6"]
+    command = [str(clients / "llm"), "-m", "market", "Why is the sea salty?", "-n", "-o", "max_tokens", "6"]
     start = partial(subprocess.Popen, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     asking = [start([*command, *more]) for more in ([], ["--no-stream"])]
     for process in asking:
