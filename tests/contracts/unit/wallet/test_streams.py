@@ -234,7 +234,7 @@ def test_lists_bind_opens_and_top_ups(agent: Agent, owner: Actor) -> None:
         wallet.set_lists(*lists, sender=owner)
         assert wallet.lists() == lists
         for act in (
-            lambda: agent.open(agent.terms.with_offer(9) if lists[1] else None),
+            lambda: agent.open(agent.terms.with_offer(9)),
             lambda: agent.open_channel(1),
             lambda: wallet.top_up(*agent.parties(), 1, sender=agent.key),
         ):
