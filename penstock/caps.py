@@ -35,7 +35,7 @@ class Caps:
 
     def available(self, usage: Usage) -> int:
         """The most that may be committed at once."""
-        left = (max(0, getattr(self, name) - usage.counted(name)) for name in WINDOWS)
+        left: list[int] = [max(0, getattr(self, name) - usage.counted(name)) for name in WINDOWS]
         return min(self.payment, *left)
 
 

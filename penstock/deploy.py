@@ -96,13 +96,15 @@ def deploy(
         planned.insert(0, (project.Staking, stake_terms))
         staking, registry, stream_pay, catalogue, *tokens = _deploy(account, planned)
         # These look at others when they are made: those must be in a block before.
-        slashing, license = _deploy(
+        slashing, license, wallet = _deploy(
             account,
             [
                 (project.Slashing, [registry.address, staking.address, challenge_bond]),
                 (project.License, [stream_pay.address, catalogue.address, treasury]),
+                (project.AgentWallet, [stream_pay.address]),
             ],
         )
+        (factory,) = _deploy(account, [(project.AgentWalletFactory, [wallet.address])])
         arguments: dict[str, dict[str, object]] = {
             "StreamPay": {"guardian": guardian, "permit2": permit2},
             "Registry": {"staking": staking.address},
@@ -124,6 +126,8 @@ def deploy(
                 "catalogue": catalogue.address,
                 "treasury": treasury,
             },
+            "AgentWallet": {"stream_pay": stream_pay.address},
+            "AgentWalletFactory": {"implementation": wallet.address},
         }
         made = {
             "StreamPay": stream_pay,
@@ -132,6 +136,8 @@ def deploy(
             "Slashing": slashing,
             "Catalogue": catalogue,
             "License": license,
+            "AgentWallet": wallet,
+            "AgentWalletFactory": factory,
         }
         for name, deployed in made.items():
             for argument, value in arguments[name].items():

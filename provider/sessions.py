@@ -348,7 +348,7 @@ class Sessions:
         cost += 0 if key.id in self._projection.channels else channel.deposit
         try:
             held = await self._chain.vault_balance(key.token, key.payer)
-            if key.token != NATIVE:
+            if key.token != NATIVE or await self._chain.is_wallet(key.payer):  # a wallet pays in what it holds
                 held += await self._chain.token_balance(key.token, key.payer)
         except ChainError as error:
             raise ApiError(503, "chain_unavailable", str(error), retry_after=5) from None
