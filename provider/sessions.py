@@ -14,7 +14,7 @@ import structlog
 
 from penstock.accrual import flow
 from penstock.chain.port import Chain
-from penstock.errors import ChainError, Expired, InsufficientFunds, Reverted, TransactionLost, WireError
+from penstock.errors import CapExceeded, ChainError, Expired, InsufficientFunds, Reverted, TransactionLost, WireError
 from penstock.types import (
     NATIVE,
     Address,
@@ -406,7 +406,7 @@ class Sessions:
         """Send what a payer signed. ApiError says whose fault it is where that fails."""
         try:
             return await sending
-        except Reverted as error:
+        except (Reverted, CapExceeded) as error:
             raise ApiError(402, "order_refused", str(error)) from None
         except InsufficientFunds as error:
             if payer in str(error):  # the message names whose money lacks
