@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from agents.cli import app
+from penstock.caps import Caps
+from penstock.chain import wallet_calls
 from penstock.chain.web3 import Web3Chain
 from penstock.channels import CLOSE_DELAY
+from penstock.consumer import ChannelSession, Consumer, Session, Wanted
+from penstock.journal import Journal, State
 from penstock.keys import LocalAccount
-from penstock.types import NATIVE, Address
+from penstock.types import NATIVE, ZERO_ADDRESS, Address
+from penstock.wallets import Beginning, Grant, WalletAccount
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
 from tests.harness import Node
@@ -49,6 +59,10 @@ class Household:
         question = ("ask", "Why does water flow downhill?", "--provider", rig.me, "--max-tokens", "8", "--json")
         return await self.market.penstock(self.agent, *question, *words, PENSTOCK_WALLET=self.wallet, **more)
 
+    async def worth(self, chain: Web3Chain, token: Address) -> int:
+        held = await chain.token_balance(token, self.wallet)
+        return held + await chain.vault_balance(token, self.wallet)
+
     async def shown(self, symbol: str = "TUSD") -> dict[str, Any]:
         """Of `penstock wallet show`, one token's part."""
         done = await self.own("show", "--json")
@@ -57,21 +71,33 @@ class Household:
         return found
 
 
-async def household(market: Market, *, gas: int, amount: str = "1", token: str = "TUSD") -> Household:
+async def household(market: Market, chain: Web3Chain, *, gas: int, coins: int = 0) -> Household:
+    """With a dollar in its vault balance, coins in its hands, and no gas but the key's own."""
     owner, agent = market.account(dollars=DOLLAR), market.account(coins=gas)
-    made = await market.penstock(
-        owner, "wallet", "create", "--cap", f"{token}:{CAPS}", "--key", agent.address, "--json"
+    caps = Caps(50_000, 80_000, 200_000, 500_000)
+    beginning = Beginning(
+        owner.address,
+        ZERO_ADDRESS,
+        [(market.dollar, caps), (NATIVE, Caps())],
+        [Grant(agent.address, 2**64 - 1)],
+        secrets.token_bytes(32),
     )
-    assert made.code == 0, made.err
-    home = Household(market, owner, agent, made.json["wallet"])
-    assert f"--wallet {home.wallet}" in made.err
-    funded = await home.own("fund", amount, token)
-    assert funded.code == 0, funded.err
-    return home
+    wallet = await chain.wallet_address(beginning)
+    await chain.create_wallet(owner, beginning)
+    await chain.approve(owner, market.dollar, DOLLAR)
+    await chain.deposit(owner, market.dollar, DOLLAR, account=wallet)
+    market.node.set_balance(wallet, coins)
+    return Household(market, owner, agent, wallet)
 
 
 async def test_a_wallet_from_its_making_to_its_end(market: Market, chain: Web3Chain, rig: Rig) -> None:
-    home = await household(market, gas=COIN)
+    owner, agent = market.account(dollars=DOLLAR), market.account(coins=COIN)
+    made = await market.penstock(owner, "wallet", "create", "--cap", f"TUSD:{CAPS}", "--key", agent.address, "--json")
+    assert made.code == 0, made.err
+    home = Household(market, owner, agent, made.json["wallet"])
+    assert f"--wallet {home.wallet}" in made.err
+    funded = await home.own("fund", "1", "TUSD")
+    assert funded.code == 0, funded.err
     answer = await home.ask(rig, "--token", "TUSD", "--by", "second", "--duration", "300")
     assert answer.code == 0, answer.err
     stream = answer.json["stream"]
@@ -112,41 +138,46 @@ async def test_a_wallet_from_its_making_to_its_end(market: Market, chain: Web3Ch
     ]
 
 
-@pytest.mark.parametrize("by", ["second", "token", "both"])
-async def test_a_key_without_gas_buys(market: Market, chain: Web3Chain, rig: Rig, by: str) -> None:
-    home = await household(market, gas=0)
-    for turn in range(2):
-        answer = await home.ask(rig, "--token", "TUSD", "--by", by)
-        assert answer.code == 0, answer.err
-        parts = [answer.json[kind] for kind in ("stream", "channel") if kind in answer.json]
-        assert len(parts) == (2 if by == "both" else 1)
-        assert all(part["gasless"] and part["state"] == "closed" for part in parts)
-        assert all("wallet" not in part["problem"] for part in parts), turn
+@pytest.mark.parametrize(("by", "token"), [("second", "TUSD"), ("token", "TUSD"), ("both", "TUSD"), ("second", "BNB")])
+async def test_a_key_without_gas_buys(
+    market: Market, chain: Web3Chain, rig: Rig, tmp_path: Path, by: str, token: str
+) -> None:
+    """The coins are in the wallet's hands: they were sent there as one sends coins to anybody."""
+    home = await household(market, chain, gas=0, coins=COIN)
+    paid_in = NATIVE if token == "BNB" else market.dollar
+    before = await home.worth(chain, paid_in)
+    with Journal(tmp_path / "wallet.db") as journal:
+        async with Consumer(chain, WalletAccount(home.wallet, home.agent), journal) as consumer:
+            wanted = Wanted(provider=rig.me, token=paid_in, by_second=by != "token", by_token=by != "second")
+            for _ in range(2):
+                listing = await consumer.market.choose(wanted)
+                session: Session | ChannelSession = (
+                    consumer.session(listing)
+                    if by == "second"
+                    else (consumer.channel_session(listing) if by == "token" else consumer.both_session(listing))
+                )
+                async with session:
+                    assert await session.chat("Why does water flow downhill?", max_tokens=8).read()
+            streams, channels = journal.all(), journal.channels()
+    records = [*streams, *channels]
+    assert len(records) == (4 if by == "both" else 2)
+    assert all(record.gasless and record.state is State.CLOSED for record in records)
+    assert await chain.native_balance(home.agent.address) == 0
     await market.assert_nothing_locked(chain, home.wallet)
-    shown = await home.shown()
-    vault, hand = int(shown["vault"]), int(shown["hand"])
-    if int(shown["open"]):  # the provider closed the last channel, and nobody has told the wallet
-        assert (await home.own("release")).code == 0
-        shown = await home.shown()
-    assert shown["open"] == "0"
-    assert int(shown["spent"]["hour"]) >= DOLLAR - vault - hand > 0
-
-
-async def test_coins_from_a_wallet(market: Market, chain: Web3Chain, rig: Rig) -> None:
-    """Of its hands: they were sent there as one sends coins to anybody."""
-    home = await household(market, gas=0, token="BNB")
-    answer = await home.ask(rig, "--token", "BNB", "--by", "second")
-    assert answer.code == 0, answer.err
-    assert answer.json["stream"]["gasless"]
-    out = await home.own("withdraw", "all", "BNB", "--to", home.agent.address)
-    assert out.code == 0, out.err
-    assert await chain.native_balance(home.agent.address) == COIN - int(answer.json["stream"]["paid"])
+    lost = before - await home.worth(chain, paid_in)
+    assert lost == sum(record.paid for record in records) > 0
+    if channels:  # the one that its provider closed last counts until somebody says that it is over
+        over = wallet_calls.release(paid_in, [record.id for record in channels])
+        await chain.at_wallet(home.owner, home.wallet, over)
+    _, usage = await chain.wallet_caps(home.wallet, paid_in)
+    assert usage.open == 0
+    assert usage.hour >= lost
 
 
 async def test_what_a_killed_program_left_open_is_the_owners_to_stop(
     market: Market, chain: Web3Chain, rig: Rig
 ) -> None:
-    home = await household(market, gas=COIN)
+    home = await household(market, chain, gas=COIN)
     process = await market.start(
         home.agent,
         "ask",
@@ -176,71 +207,87 @@ async def test_what_a_killed_program_left_open_is_the_owners_to_stop(
     assert (await home.shown())["vault"] == "0"
 
 
-async def test_it_says_what_is_wrong(market: Market, rig: Rig) -> None:
-    home = await household(market, gas=COIN)
+def run(market: Market, account: LocalAccount, *words: str, **more: str) -> Result:
+    """`penstock`, in this process."""
+    environment = market.environment(account, **more)
+    return CliRunner().invoke(app, list(words), env=environment)
+
+
+@pytest.fixture
+def made(market: Market) -> Household:
+    """From the command line, in this process."""
+    owner, agent = market.account(dollars=DOLLAR), market.account(coins=COIN)
+    done = run(market, owner, "wallet", "create", "--cap", f"TUSD:{CAPS}", "--key", agent.address, "--json")
+    assert done.exit_code == 0, done.stderr
+    return Household(market, owner, agent, json.loads(done.stdout)["wallet"])
+
+
+def test_it_says_what_is_wrong(market: Market, made: Household) -> None:
     stranger = market.account()
-
-    async def said(account: LocalAccount, *words: str, **more: str) -> str:
-        done = await market.penstock(account, *words, **({"PENSTOCK_WALLET": home.wallet} | more))
-        assert done.code in (2, 3, 4), (words, done)
-        return done.error
-
-    assert "no wallet is set" in await said(home.owner, "wallet", "show", PENSTOCK_WALLET="")
-    assert "not an address" in await said(home.owner, "wallet", "show", PENSTOCK_WALLET="0x12")
-    assert "no wallet that this deployment made" in await said(
-        home.owner, "wallet", "fund", "1", "BNB", PENSTOCK_WALLET=stranger.address
-    )
-    assert "wallet: not the owner" in await said(home.agent, "wallet", "withdraw", "0.1", "TUSD")
-    assert "is not the wallet's owner" in await said(home.agent, "wallet", "exit")
-    assert "withdraw less" in await said(home.owner, "wallet", "withdraw", "2", "TUSD")
-    assert "is no cap" in await said(home.owner, "wallet", "create", "--cap", "TUSD:month=1")
-    assert "says no caps" in await said(home.owner, "wallet", "create", "--cap", "TUSD")
-    assert "is no scope" in await said(home.owner, "wallet", "keys", "--add", stranger.address, "--scope", "money")
-    assert "nothing to change" in await said(home.owner, "wallet", "allow")
-    assert "use `penstock wallet fund`" in await said(home.owner, "deposit", "1", "TUSD")
-    assert "use `penstock wallet withdraw`" in await said(home.owner, "withdraw", "1", "TUSD")
-    question = ("ask", "Hello?", "--provider", rig.me, "--token", "TUSD", "--by", "second")
-    assert "wallet: no such key, or it has expired" in await said(stranger, *question)
-    assert (await home.own("keys", "--revoke", home.agent.address)).code == 0
-    assert "wallet: no such key, or it has expired" in await said(home.agent, *question)
+    own, his = {"PENSTOCK_WALLET": made.wallet}, {"PENSTOCK_WALLET": stranger.address}
+    for account, words, environment, said in (
+        (made.owner, "wallet show", {}, "no wallet is set"),
+        (made.owner, "wallet show", {"PENSTOCK_WALLET": "0x12"}, "not an address"),
+        (made.owner, "wallet fund 1 BNB", his, "no wallet that this deployment made"),
+        (made.agent, "wallet pause", own, "wallet: not the owner or guardian"),
+        (made.agent, "wallet exit", own, "is not the wallet's owner"),
+        (made.owner, "wallet withdraw 2 TUSD", own, "withdraw less"),
+        (made.owner, "wallet create --cap TUSD:month=1", {}, "is no cap"),
+        (made.owner, "wallet create --cap TUSD", {}, "says no caps"),
+        (made.owner, f"wallet keys --add {stranger.address} --scope money", own, "is no scope"),
+        (made.owner, "wallet allow", own, "nothing to change"),
+        (made.owner, "wallet allow --offer 0x12", own, "no offer starts with 0x12"),
+        (made.owner, "deposit 1 TUSD", own, "use `penstock wallet fund`"),
+        (made.owner, "withdraw 1 TUSD", own, "use `penstock wallet withdraw`"),
+    ):
+        done = run(market, account, *words.split(), **environment)
+        assert done.exit_code in (2, 3, 4), (words, done.output)
+        assert said in done.stderr, words
 
 
-async def test_lists_keys_and_owners_from_the_command_line(market: Market, chain: Web3Chain, rig: Rig) -> None:
-    home = await household(market, gas=COIN)
-    heir = market.account()
-    assert (await home.own("allow", "--only-payees")).code == 0
-    refused = await home.ask(rig, "--token", "TUSD", "--by", "second")
-    assert "payee not on the list" in refused.error
-    payee = rig.provider.seller.provider.payee
-    assert (await home.own("allow", "--payee", payee, "--any-offer")).code == 0
-    assert (await home.ask(rig, "--token", "TUSD", "--by", "second")).code == 0
-    added = await home.own("keys", "--add", heir.address, "--expires", "2h", "--scope", "streams")
-    assert added.code == 0, added.err
-    listed = (await home.own("keys", "--json")).json
+def test_lists_keys_and_owners_from_the_command_line(market: Market, made: Household) -> None:
+    heir, own = market.account(), {"PENSTOCK_WALLET": made.wallet}
+
+    def done(account: LocalAccount, words: str) -> str:
+        found = run(market, account, "wallet", *words.split(), **own)
+        assert found.exit_code == 0, (words, found.stderr)
+        return found.stdout
+
+    done(made.owner, "fund 0.5 TUSD")
+    done(made.owner, f"allow --only-payees --payee {heir.address}")
+    done(made.owner, "allow --any-payee --only-offers")
+    done(made.owner, f"keys --add {heir.address} --expires 2h --scope streams")
+    listed = json.loads(done(made.owner, "keys --json"))
     assert [(one["key"], one["scope"]) for one in listed][1:] == [(heir.address, ["streams"])]
-    assert (await home.own("guardian", heir.address)).code == 0
-    assert (await home.own("transfer", heir.address)).code == 0
-    taken = await market.penstock(heir, "wallet", "accept", PENSTOCK_WALLET=home.wallet)
-    assert taken.code == 0, taken.err
-    state = await chain.wallet(home.wallet)
-    assert (state.owner, state.guardian, state.payees_only) == (heir.address, heir.address, True)
-    for words in (("show",), ("history",), ("keys",), ("caps", "TUSD")):
-        done = await home.own(*words)
-        assert done.code == 0, done.err
-        assert done.out
+    done(made.owner, f"keys --revoke {made.agent.address}")
+    done(made.owner, "caps TUSD --payment 0.1 --day none")
+    capped = json.loads(done(made.owner, "caps TUSD --json"))["caps"]
+    assert capped == {"payment": "100000", "hour": "80000", "day": None, "week": "500000"}
+    done(made.owner, f"guardian {heir.address}")
+    done(heir, "pause")
+    done(made.owner, "unpause")
+    done(made.owner, f"transfer {heir.address}")
+    done(heir, "accept")
+    shown = json.loads(done(heir, "show --json"))
+    assert (shown["owner"], shown["guardian"], shown["paused"]) == (heir.address, heir.address, False)
+    assert (shown["payees_only"], shown["offers_only"]) == (False, True)
+    assert [one["key"] for one in shown["keys"]] == [heir.address]
+    assert "HAS" in done(heir, "show")
+    assert "unpaused" in done(heir, "history")
+    done(heir, "withdraw 0.5 TUSD")
+    assert (
+        next(one for one in json.loads(done(heir, "show --json"))["tokens"] if one["symbol"] == "TUSD")["vault"] == "0"
+    )
 
 
 async def test_caps_of_the_program_alone(market: Market, rig: Rig) -> None:
     """Without a wallet; they say that they are only software."""
     payer = market.account(dollars=DOLLAR)
     question = ("ask", "Hello?", "--provider", rig.me, "--token", "TUSD", "--by", "second", "--max-tokens", "4")
-    done = await market.penstock(payer, *question, "--caps", "TUSD:payment=0.006")
+    done = await market.penstock(payer, *question, "--caps", "TUSD:payment=0.006,hour=0.006")
     assert done.code == 0, done.err
-    done = await market.penstock(payer, *question, "--caps", "TUSD:payment=0.0059")
-    assert done.code == 3
-    assert "would break the cap per payment of 0.0059 TUSD" in done.error
-    assert "held by this software alone" in done.error
     done = await market.penstock(payer, *question, PENSTOCK_CAPS="TUSD:hour=0.006")
+    assert done.code == 3
+    assert "would break the cap per hour of 0.006 TUSD" in done.error
     assert "is used or locked" in done.error
-    done = await market.penstock(payer, *question, "--caps", "BNB:hour=1")
-    assert "would break the cap per payment of 0 TUSD" in done.error
+    assert "held by this software alone" in done.error
