@@ -10,7 +10,8 @@
     What holds, and `docs/spec.md` numbers with the test of each:
     - within any hour, day or week no more of a token leaves by keys than its cap, whatever is opened, topped up,
       refunded or rotated, and whoever closes what when;
-    - keys, guardian and strangers move money into streams and channels that caps and lists allow, and nowhere else;
+    - keys, guardian and strangers move money into streams, channels and licences that caps and lists allow, and nowhere
+      else;
     - the owner can stop and take out everything at any time, paused or not.
 @dev Used behind EIP-1167 proxies that the factory makes; the implementation itself belongs to nobody. What is counted
     is counted before anything is called.
@@ -19,6 +20,8 @@
 from ethereum.ercs import IERC20
 
 from .interfaces import IAgentWallet
+from .interfaces import ICatalogue
+from .interfaces import ILicense
 from .interfaces import IStreamPay
 from .modules import accrual
 from .modules import assets
@@ -71,6 +74,28 @@ interface StreamPay:
     def stream(id: bytes32) -> IStreamPay.Stream: view
     def channel(id: bytes32) -> IStreamPay.Channel: view
     def domain_separator() -> bytes32: view
+    def allow_spender(spender: address, token: address, amount: uint256): nonpayable
+
+
+interface License:
+    def buy(
+        product: uint256,
+        release: uint256,
+        tier: ICatalogue.Tier,
+        quantity: uint256,
+        max_cost: uint256,
+        licensee: address,
+        session_key: address,
+    ) -> uint256: payable
+    def renew(license: uint256, quantity: uint256, max_cost: uint256): payable
+    def refund(license: uint256): nonpayable
+    def licence(license: uint256) -> ILicense.Licence: view
+    def catalogue() -> address: view
+
+
+interface Catalogue:
+    def figures_of(product: uint256) -> ICatalogue.Figures: view
+    def cost_of(product: uint256, tier: ICatalogue.Tier, quantity: uint256) -> uint256: view
 
 
 NATIVE: constant(address) = empty(address)
@@ -91,6 +116,8 @@ CHANNEL_TYPE: constant(bytes32) = keccak256(
 CANCEL_TYPE: constant(bytes32) = keccak256("CancelStream(bytes32 streamId,uint64 start,address to,uint256 deadline)")
 
 _STREAM_PAY: immutable(StreamPay)
+_LICENSE: immutable(License)
+_CATALOGUE: immutable(Catalogue)
 
 _owner: address
 _paused: bool  # shares the owner's slot, as do the two switches
@@ -109,10 +136,16 @@ _order: transient(bytes32)  # digest of the order that the wallet itself is subm
 
 
 @deploy
-def __init__(stream_pay: address):
-    """@param stream_pay Where every wallet's streams and channels live."""
-    assert stream_pay != empty(address), "wallet: zero StreamPay"
+def __init__(stream_pay: address, license: address):
+    """
+    @param stream_pay Where every wallet's streams and channels live.
+    @param license Where its licences do, which are paid through the same StreamPay.
+    """
+    assert stream_pay.is_contract, "wallet: no StreamPay there"
+    assert license.is_contract, "wallet: no License there"
     _STREAM_PAY = StreamPay(stream_pay)
+    _LICENSE = License(license)
+    _CATALOGUE = Catalogue(staticcall License(license).catalogue())
     self._owner = 0x000000000000000000000000000000000000dEaD  # nobody
 
 
@@ -303,6 +336,45 @@ def reclaim(payee: address, token: address, session_key: address, offer_id: byte
     return refund
 
 
+# --- keys: licences ------------------------------------------------------------------------------
+
+
+@external
+def buy_license(
+    product: uint256,
+    release: uint256,
+    tier: ICatalogue.Tier,
+    quantity: uint256,
+    max_cost: uint256,
+    session_key: address,
+) -> uint256:
+    """
+    @notice Buy a licence for the wallet: License's `buy`. Its price counts as spent at once, also where it comes back.
+        On the lists its publisher is the payee, and the product's number the offer.
+    @return The licence's number.
+    """
+    coins: uint256 = self._pay_license(product, tier, quantity, max_cost)
+    return extcall _LICENSE.buy(
+        product, release, tier, quantity, max_cost, self, session_key, value=coins
+    )
+
+
+@external
+def renew_license(license: uint256, quantity: uint256, max_cost: uint256):
+    """@notice Add periods or packs to a licence of the wallet."""
+    held: ILicense.Licence = staticcall _LICENSE.licence(license)
+    assert held.licensee == self, "wallet: not its licence"
+    coins: uint256 = self._pay_license(held.product, held.tier, quantity, max_cost)
+    extcall _LICENSE.renew(license, quantity, max_cost, value=coins)
+
+
+@external
+def refund_license(license: uint256):
+    """@notice Give a licence back within its refund window, into the wallet's vault balance. Owner, or a key."""
+    self._require_may_stop(msg.sender, IAgentWallet.Scope.LICENSES)
+    extcall _LICENSE.refund(license)
+
+
 # --- anyone --------------------------------------------------------------------------------------
 
 
@@ -448,6 +520,12 @@ def accept_ownership():
 @view
 def stream_pay() -> address:
     return _STREAM_PAY.address
+
+
+@external
+@view
+def license() -> address:
+    return _LICENSE.address
 
 
 @external
@@ -652,6 +730,25 @@ def _commit_channel(
     self._release_before(id, token)
     self._commit(key, IAgentWallet.Scope.CHANNELS, id, payee, token, offer_id, deposit)
     self._channels[token][id] = deposit
+
+
+@internal
+def _pay_license(product: uint256, tier: ICatalogue.Tier, quantity: uint256, max_cost: uint256) -> uint256:
+    """
+    @notice Count the price of a licence as spent, and let License take it.
+    @return The coins to send along.
+    """
+    figures: ICatalogue.Figures = staticcall _CATALOGUE.figures_of(product)
+    cost: uint256 = staticcall _CATALOGUE.cost_of(product, tier, quantity)
+    assert cost <= max_cost, "wallet: dearer than the bound"
+    id: bytes32 = convert(product, bytes32)
+    self._commit(msg.sender, IAgentWallet.Scope.LICENSES, id, figures.publisher, figures.token, id, cost)
+    self._release(id, figures.token, cost, cost)
+    coins: uint256 = self._fund(figures.token, cost, max_value(uint256))
+    if cost > coins:
+        # License takes exactly this, or the whole call reverts: nothing is allowed afterwards.
+        extcall _STREAM_PAY.allow_spender(_LICENSE.address, figures.token, cost - coins)
+    return coins
 
 
 @internal

@@ -96,14 +96,14 @@ def deploy(
         planned.insert(0, (project.Staking, stake_terms))
         staking, registry, stream_pay, catalogue, *tokens = _deploy(account, planned)
         # These look at others when they are made: those must be in a block before.
-        slashing, license, wallet = _deploy(
+        slashing, license = _deploy(
             account,
             [
                 (project.Slashing, [registry.address, staking.address, challenge_bond]),
                 (project.License, [stream_pay.address, catalogue.address, treasury]),
-                (project.AgentWallet, [stream_pay.address]),
             ],
         )
+        (wallet,) = _deploy(account, [(project.AgentWallet, [stream_pay.address, license.address])])
         (factory,) = _deploy(account, [(project.AgentWalletFactory, [wallet.address])])
         arguments: dict[str, dict[str, object]] = {
             "StreamPay": {"guardian": guardian, "permit2": permit2},
@@ -126,7 +126,7 @@ def deploy(
                 "catalogue": catalogue.address,
                 "treasury": treasury,
             },
-            "AgentWallet": {"stream_pay": stream_pay.address},
+            "AgentWallet": {"stream_pay": stream_pay.address, "license": license.address},
             "AgentWalletFactory": {"implementation": wallet.address},
         }
         made = {

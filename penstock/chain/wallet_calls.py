@@ -7,6 +7,7 @@ from typing import Any
 
 from penstock.caps import Caps
 from penstock.chain.calls import Call
+from penstock.licences import LicenceId, ProductId, Tier
 from penstock.types import Address, ChannelOrder, OfferId, Order, StreamId, StreamKey, unhex
 from penstock.wallets import Grant
 
@@ -21,6 +22,9 @@ _WORDS = {
     "top_up_channel": "topping up the channel from the wallet",
     "request_close": "asking to close the wallet's channel",
     "reclaim": "taking back the rest of the wallet's channel",
+    "buy_license": "buying the licence from the wallet",
+    "renew_license": "renewing the wallet's licence",
+    "refund_license": "giving back the wallet's licence",
     "release": "releasing what is over",
     "set_caps": "changing the wallet's caps",
     "set_key": "giving a key of the wallet",
@@ -84,6 +88,20 @@ def request_close(key: StreamKey) -> Call:
 
 def reclaim(key: StreamKey) -> Call:
     return _call("reclaim", *_parties(key))
+
+
+def buy_license(
+    product: ProductId, *, release: int, tier: Tier, quantity: int, max_cost: int, session_key: Address
+) -> Call:
+    return _call("buy_license", product, release, int(tier), quantity, max_cost, session_key)
+
+
+def renew_license(license: LicenceId, quantity: int, max_cost: int) -> Call:
+    return _call("renew_license", license, quantity, max_cost)
+
+
+def refund_license(license: LicenceId) -> Call:
+    return _call("refund_license", license)
 
 
 def release(token: Address, ids: Sequence[StreamId]) -> Call:

@@ -60,7 +60,8 @@ def world(
 ) -> World:
     evm, reentrant = evm_of_module, deploy("ReentrantToken")
     tokens: dict[str, Contract | None] = {COIN: None, token.address: token, reentrant.address: reentrant}
-    factory = deploy("AgentWalletFactory", deploy("AgentWallet", pay.address).address)
+    license = deploy("License", pay.address, deploy("Catalogue").address, OWNER)
+    factory = deploy("AgentWalletFactory", deploy("AgentWallet", pay.address, license.address).address)
     limits = [(address, LARGEST.as_tuple()) for address in tokens]
     grants = [(key, 2**64 - 1, 3) for key in (KEYS[0], KEYS[1], reentrant.address)]
     made = factory.create(OWNER, GUARDIAN, limits, grants, bytes(32), sender=OWNER)

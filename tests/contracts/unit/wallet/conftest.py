@@ -33,8 +33,18 @@ def key() -> Actor:
 
 
 @pytest.fixture(scope="module")
-def factory(deploy: Callable[..., Contract], pay: Contract) -> Contract:
-    return deploy("AgentWalletFactory", deploy("AgentWallet", pay.address).address)
+def catalogue(deploy: Callable[..., Contract]) -> Contract:
+    return deploy("Catalogue")
+
+
+@pytest.fixture(scope="module")
+def license(deploy: Callable[..., Contract], pay: Contract, catalogue: Contract, owner: Actor) -> Contract:
+    return deploy("License", pay.address, catalogue.address, Actor("treasury"))
+
+
+@pytest.fixture(scope="module")
+def factory(deploy: Callable[..., Contract], pay: Contract, license: Contract) -> Contract:
+    return deploy("AgentWalletFactory", deploy("AgentWallet", pay.address, license.address).address)
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ def test_begins_with_all_that_was_said(
     assert (wallet.owner(), wallet.guardian(), wallet.pending_owner()) == (owner, guardian, ZERO)
     assert wallet.key(key) == (FOREVER, STREAMS)
     assert tuple(wallet.caps(COIN)) == CAPS.as_tuple()
+    assert wallet.license() != ZERO
     assert (wallet.stream_pay(), wallet.paused(), wallet.lists()) == (pay.address, False, (False, False))
 
 
@@ -103,8 +104,11 @@ def test_money_may_be_there_first(
     assert evm.balance(wallet.address) == 0
 
 
-def test_what_is_deployed_makes_sense(evm: Chain, deploy: Callable[..., Contract], owner: Actor) -> None:
-    with pytest.raises(AssertionError, match="failed"):
-        deploy("AgentWallet", ZERO)
+def test_what_is_deployed_makes_sense(
+    evm: Chain, deploy: Callable[..., Contract], owner: Actor, pay: Contract, license: Contract
+) -> None:
+    for addresses in ((ZERO, license.address), (pay.address, owner)):
+        with pytest.raises(AssertionError, match="failed"):
+            deploy("AgentWallet", *addresses)
     with pytest.raises(AssertionError, match="failed"):
         deploy("AgentWalletFactory", owner)
