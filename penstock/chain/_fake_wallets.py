@@ -10,9 +10,11 @@ from eth_utils.crypto import keccak
 
 from penstock.accrual import flow
 from penstock.caps import NO_LIMIT, Caps, Ledger, Usage
+from penstock.chain._fake_licences import Shop
 from penstock.chain.calls import Call
 from penstock.chain.refusals import as_cap_exceeded
 from penstock.errors import BadSignature, NotFound, Reverted
+from penstock.licences import LicenceId, ProductId, Tier
 from penstock.types import (
     ALL,
     NATIVE,
@@ -243,6 +245,48 @@ class _One:
         self.pay.reclaim(key, ZERO_ADDRESS)
         self._forget(key.id, token, self._vault(token) - before, stream=False)
 
+    # Keys: licences.
+
+    def buy_license(
+        self, product: int, release: int, tier: int, quantity: int, max_cost: int, session_key: str
+    ) -> None:
+        number = ProductId(product)
+        self._pay_license(number, Tier(tier), quantity, max_cost)
+        self._shop.buy(number, release, Tier(tier), quantity, max_cost, self.address, Address(session_key))
+
+    def renew_license(self, license: int, quantity: int, max_cost: int) -> None:
+        held = self.pay.state.licences.get(LicenceId(license))
+        if held is None or held.licensee != self.address:
+            self.require(False, "wallet: not its licence")
+            return
+        self._pay_license(held.product, held.tier, quantity, max_cost)
+        self._shop.renew(LicenceId(license), quantity, max_cost)
+
+    def refund_license(self, license: int) -> None:
+        self._require_may_stop(self.caller, Scope.LICENSES)
+        self.pay.sender = self.address
+        self._shop.refund(LicenceId(license))
+
+    @property
+    def _shop(self) -> Shop:
+        chain = self.pay.chain
+        return Shop(self.pay, chain.license, chain.license_domain, self.pay.require)
+
+    def _pay_license(self, number: ProductId, tier: Tier, quantity: int, max_cost: int) -> None:
+        found = self.pay.state.products.get(number)
+        if found is None:
+            self.require(False, "license: not for sale")
+            return
+        cost, token, name = found.prices[tier.place] * quantity, found.listing.token, hex32(number.to_bytes(32))
+        self.require(cost <= max_cost, "wallet: dearer than the bound")
+        key = StreamKey(self.address, found.publisher, token, ZERO_ADDRESS, OfferId(name))
+        self._commit(self.caller, Scope.LICENSES, key, cost, StreamId(name))
+        released = self._ledger(token).release(cost, cost, self.pay.now)
+        self.set(ledgers=self.state.ledgers | {token: released})
+        self.log("Released", id=name, token=token, committed=cost, spent=cost)
+        self.pay.state.spendable[token, self.address, self.pay.chain.license] = cost
+        self._as_payer(token, cost, lambda: None)
+
     def release(self, token: str, ids: Sequence[bytes]) -> None:
         count = sum(self._release_finished(StreamId(hex32(id)), token) for id in ids)
         self.require(count > 0, "wallet: nothing to release")
@@ -372,7 +416,7 @@ class _One:
         if account != self.state.owner:
             self._require_key(account, scope)
 
-    def _commit(self, signer: str, scope: Scope, key: StreamKey, amount: int) -> None:
+    def _commit(self, signer: str, scope: Scope, key: StreamKey, amount: int, id: StreamId | None = None) -> None:
         state, ledger = self.state, self._ledger(key.token)
         self._require_key(signer, scope)
         self.require(not state.paused, "wallet: paused")
@@ -381,7 +425,7 @@ class _One:
         excess = ledger.caps.excess(min(amount, NO_LIMIT + 1), ledger.usage(self.pay.now))
         self.require(not excess, f"wallet: above the cap per {excess}")
         self.set(ledgers=state.ledgers | {key.token: ledger.commit(amount)})
-        named = {"id": key.id, "token": key.token, "key": signer, "payee": key.payee, "offer_id": key.offer_id}
+        named = {"id": id or key.id, "token": key.token, "key": signer, "payee": key.payee, "offer_id": key.offer_id}
         self.log("Committed", **named, amount=amount)
 
     def _commit_stream(self, signer: str, key: StreamKey, rate: int, duration: int) -> None:

@@ -16,7 +16,8 @@ from typing import Any, cast
 from penstock.chain import wallet_calls
 from penstock.chain.calls import Call
 from penstock.chain.port import Account, Chain
-from penstock.errors import CapExceeded, Reverted
+from penstock.errors import CapExceeded, ConfigError, Reverted
+from penstock.licences import LicenceId, ProductId, Tier
 from penstock.types import ALL, Address, Receipt, StreamId, StreamKey
 from penstock.wallets import WalletAccount
 
@@ -68,6 +69,40 @@ class _Paying:
 
     async def reclaim(self, payer: Account, key: StreamKey, *, to: Address) -> Receipt:
         return await self._at_wallet(wallet_calls.reclaim(key))
+
+    async def buy_licence(
+        self,
+        payer: Account,
+        product: ProductId,
+        *,
+        release: int,
+        tier: Tier,
+        max_cost: int,
+        quantity: int = 1,
+        licensee: Address | None = None,
+        session_key: Address | None = None,
+        value: int = 0,
+    ) -> Receipt:
+        if licensee not in (None, self._wallet):
+            raise ConfigError(f"a wallet buys licences for itself alone: not for {licensee}")
+        call = wallet_calls.buy_license(
+            product,
+            release=release,
+            tier=tier,
+            quantity=quantity,
+            max_cost=max_cost,
+            session_key=session_key or self._key.address,  # the wallet itself signs no tickets
+        )
+        return await self._pay((await self._chain.product(product)).listing.token, call)
+
+    async def renew_licence(
+        self, payer: Account, licence: LicenceId, *, quantity: int, max_cost: int, value: int = 0
+    ) -> Receipt:
+        product = await self._chain.product((await self._chain.licence(licence)).product)
+        return await self._pay(product.listing.token, wallet_calls.renew_license(licence, quantity, max_cost))
+
+    async def refund_licence(self, sender: Account, licence: LicenceId) -> Receipt:
+        return await self._at_wallet(wallet_calls.refund_license(licence))
 
     async def _pay(self, token: Address, call: Call) -> Receipt:
         try:

@@ -13,8 +13,20 @@ from penstock.chain.calls import Call
 from penstock.chain.paying import paying_from_wallet
 from penstock.chain.port import Chain
 from penstock.channels import CLOSE_DELAY
-from penstock.errors import CapExceeded, NotFound, Reverted
+from penstock.errors import CapExceeded, ConfigError, NotFound, Reverted
 from penstock.keys import LocalAccount, new_session_key
+from penstock.licences import (
+    DAY,
+    Category,
+    Item,
+    Kind,
+    Licensed,
+    Listing,
+    ProductPublished,
+    Release,
+    Tier,
+    Version,
+)
 from penstock.types import (
     ALL,
     NATIVE,
@@ -305,6 +317,38 @@ async def test_paying_from_a_wallet_looks_like_paying(purse: Purse) -> None:
     purse.world.advance(CLOSE_DELAY)
     await chain.reclaim(account, last, to=purse.wallet)
     assert await chain.wallet_committed(purse.wallet, purse.token, [channels[0].id, last.id]) == [(0, 0), (0, 0)]
+
+
+async def test_a_wallet_buys_licences(purse: Purse) -> None:
+    publisher, account = purse.world.account(), WalletAccount(purse.wallet, purse.key)
+    listing = Listing(
+        "skill", Item.SKILL, Category.ANALYSIS, Kind.SUBSCRIPTION, purse.token, unit=DAY, refund_window=DAY
+    )
+    release = Release(Version(1, 0, 0), "0x" + "01" * 32, "0x" + "02" * 32)
+    chain = paying_from_wallet(purse.chain, account)
+    published = await purse.chain.publish(publisher, listing, (500, 0, 0), release)
+    product = next(event.product for event in published.licences if isinstance(event, ProductPublished))
+    bought = await chain.buy_licence(account, product, release=1, tier=Tier.PERSONAL, max_cost=500)
+    licence = next(event.licence for event in bought.licences if isinstance(event, Licensed))
+    held = await chain.licence(licence)
+    assert (held.licensee, held.session_key) == (purse.wallet, purse.key.address)
+    assert await purse.usage() == (0, 500, 500, 500)
+    await chain.refund_licence(account, licence)
+    assert await purse.worth() == 100_000
+    bought = await chain.buy_licence(account, product, release=1, tier=Tier.PERSONAL, max_cost=500)
+    licence = next(event.licence for event in bought.licences if isinstance(event, Licensed))
+    purse.world.advance(DAY + 1)
+    await purse.chain.complete_licence(publisher, licence)
+    await chain.renew_licence(account, licence, quantity=2, max_cost=1_000)
+    assert await purse.worth() == 100_000 - 1_500
+    with pytest.raises(ConfigError, match="for itself alone"):
+        await chain.buy_licence(
+            account, product, release=1, tier=Tier.PERSONAL, max_cost=500, licensee=publisher.address
+        )
+    with pytest.raises(CapExceeded, match="per payment"):
+        await chain.renew_licence(account, licence, quantity=21, max_cost=10**6)
+    with pytest.raises(Reverted, match="wallet: dearer than the bound"):
+        await chain.renew_licence(account, licence, quantity=2, max_cost=999)
 
 
 async def test_coins_in_its_hands_pay_too(world: World) -> None:
