@@ -10,6 +10,7 @@ receipts; padding of 500 and of 8,000 tokens by one; `challenge_answer` of 500.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -29,11 +30,11 @@ from penstock.wire.receipts import NOTHING, Accept, Receipt, output_hash, pack_i
 from tests.fastchain import Chain, Contract
 
 SNAPSHOT = Path(__file__).with_name("gas.json")
-_WALLETS = (gas_wallets.__doc__ or "").partition("for `benchmarks.gas`: ")[2]
-_LICENCES = (gas_licences.__doc__ or "").partition("for `benchmarks.gas`: ")[2]
-CONDITIONS = f"{(__doc__ or '').partition('Conditions: ')[2].strip()} Licences: {_LICENCES.strip()} Wallets: {_WALLETS.strip()}".replace(
-    "\n", " "
-)
+_CONDITIONS = {"": __doc__, "Licences: ": gas_licences.__doc__, "Wallets: ": gas_wallets.__doc__}
+CONDITIONS = " ".join(
+    title + re.split("Conditions: |for `benchmarks.gas`: ", text or "")[1].strip()
+    for title, text in _CONDITIONS.items()
+).replace("\n", " ")
 RATE = 10**13 * 10**6  # 10^13 base units a second
 SECONDS = 100
 CONTRACTS = (
