@@ -162,7 +162,7 @@ class Pool:
     async def _open(self, listing: Listing, tokens: tuple[int, int]) -> Held:
         consumer, terms = self._consumer, listing.offer.terms
         began = asyncio.get_running_loop().time()
-        coins = await consumer.chain.native_balance(consumer.account.address)
+        coins = await consumer.chain.native_balance(consumer.sender)
         # Whoever has no gas cannot top up: then the sizes are those that the provider opens for us.
         small = coins >= consumer.gas_reserve
         seconds = self._policy.step_seconds if small else None
