@@ -160,6 +160,9 @@ async def test_another_provider_goes_on_where_one_breaks_off(
     had = [one.completion_tokens for one in mine if one.outcome not in ("Overcharged", "GatewayGarbage")]
     assert sum(had) == whole["usage"]["completion_tokens"] or outcome == "Overcharged"
     assert two.bad.me not in [one.provider for one in again[len(mine) :]], "it is put aside"
+    if outcome == "stalled":
+        signed = {kept.provider for kept in consumer.journal.evidence.receipts()}
+        assert signed == {two.bad.me, two.good.me}, "what it gave, it has signed for"
 
 
 async def test_two_receipts_split_the_bill(two: Two, consumer: Consumer) -> None:
