@@ -218,7 +218,7 @@ def take(told: Told, chunk: dict[str, Any]) -> str:
 
 async def _closings(context: Context, reply: Reply) -> list[Summary | ChannelSummary]:
     """What the sessions of an answer came to; told, too."""
-    consumer_account = context.account().address
+    consumer_account = context.payer().address
     sessions = {one.session for one in reply.purchases}
     journal, chain = context.journal(), await context.chain()
     found: list[Summary | ChannelSummary] = []

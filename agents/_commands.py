@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -422,7 +422,7 @@ async def _summary_of(consumer: Consumer, record: Record | ChannelRecord) -> Sum
 
 async def balances(context: Context) -> dict[str, Any]:
     """What the account has of each token: base units, as texts."""
-    me, chain = context.account().address, await context.chain()
+    me, chain = context.payer().address, await context.chain()
     return {
         "account": me,
         "balances": [
@@ -455,6 +455,7 @@ async def balance(context: Context) -> None:
 
 
 async def deposit(context: Context, amount: str, token_text: str) -> None:
+    _require_no_wallet(context, "fund")
     account, chain, token = context.account(), await context.chain(), await context.token(token_text)
     value = positive(amount, token)
     held = await chain.token_balance(token.address, account.address)
@@ -467,10 +468,12 @@ async def deposit(context: Context, amount: str, token_text: str) -> None:
     if token.address != NATIVE and await chain.allowance(token.address, account.address) < value:
         receipts.append(("approve", await chain.approve(account, token.address, value)))
     receipts.append(("deposit", await chain.deposit(account, token.address, value)))
-    await _moved(context, token, receipts, f"{format_amount(value, token.decimals, token.symbol)} into the vault")
+    shown = format_amount(value, token.decimals, token.symbol)
+    await moved(context, receipts, f"{shown} into the vault", {"token": token.address})
 
 
 async def withdraw(context: Context, amount: str, token_text: str, to: str | None) -> None:
+    _require_no_wallet(context, "withdraw")
     account, chain, token = context.account(), await context.chain(), await context.token(token_text)
     try:
         receiver = account.address if to is None else address(to)
@@ -484,8 +487,14 @@ async def withdraw(context: Context, amount: str, token_text: str, to: str | Non
             "withdraw less, or `all`"
         )
     receipt = await chain.withdraw_vault(account, token.address, value, to=receiver)
-    moved = f"{format_amount(value, token.decimals, token.symbol)} out of the vault to {receiver}"
-    await _moved(context, token, [("withdraw", receipt)], moved)
+    shown = format_amount(value, token.decimals, token.symbol)
+    await moved(context, [("withdraw", receipt)], f"{shown} out of the vault to {receiver}", {"token": token.address})
+
+
+def _require_no_wallet(context: Context, command: str) -> None:
+    """These move the account's own money, and who has set a wallet means the wallet's."""
+    if context.settings.wallet:
+        raise ConfigError(f"a wallet is set: use `penstock wallet {command}`, or unset it with --wallet ''")
 
 
 def positive(amount: str, token: Token) -> int:
@@ -495,24 +504,22 @@ def positive(amount: str, token: Token) -> int:
     return value
 
 
-async def _moved(context: Context, token: Token, receipts: Sequence[tuple[str, Receipt]], what: str) -> None:
+async def moved(context: Context, receipts: Sequence[tuple[str, Receipt]], what: str, named: Mapping[str, Any]) -> None:
+    """Say what was done by which transactions."""
     coin = await (await context.chain()).token(NATIVE)
     for name, receipt in receipts:
         talk(
             f"{name:8} {receipt.transaction}  {receipt.gas_used:,} gas, "
             f"{format_amount(receipt.fee, coin.decimals, coin.symbol)}"
         )
-    talk(what)
+    if what:
+        talk(what)
     if context.json:
-        emit_json(
-            {
-                "token": token.address,
-                "transactions": [
-                    {"what": name, "hash": one.transaction, "gas_used": one.gas_used, "fee": str(one.fee)}
-                    for name, one in receipts
-                ],
-            }
-        )
+        done = [
+            {"what": name, "hash": one.transaction, "gas_used": one.gas_used, "fee": str(one.fee)}
+            for name, one in receipts
+        ]
+        emit_json({**named, "transactions": done})
 
 
 # --- settings ------------------------------------------------------------------------------------

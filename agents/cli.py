@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 from agents.chat.cli import chat
 from agents.gateway.cli import serve
 from agents.records.cli import budgets, history, sessions
+from agents.wallet import app as wallet
 
 if TYPE_CHECKING:
     from agents._context import Context
@@ -24,6 +25,8 @@ _GLOBAL = {
     "--network": True,
     "--rpc-url": True,
     "--account": True,
+    "--wallet": True,
+    "--caps": True,
     "--deployment": True,
     "--home": True,
     "--json": False,
@@ -103,6 +106,7 @@ keeper = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Settle w
 app.add_typer(keeper, name="keeper")
 receipts = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 app.add_typer(receipts, name="receipts")
+app.add_typer(wallet, name="wallet")
 
 
 def _version(wanted: bool) -> None:
@@ -126,6 +130,16 @@ def _main(
         str | None,
         typer.Option(help="Keystore file or alias, env, or test:N on local chains. [env: PENSTOCK_ACCOUNT]"),
     ] = None,
+    wallet: Annotated[
+        str | None,
+        typer.Option(help="Pay from this agent wallet, of which the account is a key. [env: PENSTOCK_WALLET]"),
+    ] = None,
+    caps: Annotated[
+        str | None,
+        typer.Option(
+            help="Spend no more with this program, such as 'TUSD:payment=0.5,day=10; BNB:day=0.1'. [env: PENSTOCK_CAPS]"
+        ),
+    ] = None,
     deployment: Annotated[
         str | None, typer.Option(help="Deployment file, if not the chain's own. [env: PENSTOCK_DEPLOYMENT]")
     ] = None,
@@ -144,6 +158,8 @@ def _main(
             "network": network,
             "rpc_url": rpc_url,
             "account": account,
+            "wallet": wallet,
+            "caps": caps,
             "deployment": deployment,
             "home": home,
         },
@@ -151,7 +167,7 @@ def _main(
     }
 
 
-def context_of(ctx: typer.Context) -> Context:
+def _context(ctx: typer.Context) -> Context:
     from agents._context import Context
     from agents._settings import settings
 
@@ -173,7 +189,7 @@ def providers(ctx: typer.Context) -> None:
     """List the providers on the market."""
     from agents import _commands
 
-    context_of(ctx).run(_commands.providers)
+    _context(ctx).run(_commands.providers)
 
 
 @app.command()
@@ -190,7 +206,7 @@ def offers(
     from agents import _commands
 
     wish = _commands.Wish(model, provider, token, max_rate, min_stake, region)
-    context_of(ctx).run(lambda context: _commands.offers(context, wish))
+    _context(ctx).run(lambda context: _commands.offers(context, wish))
 
 
 @app.command()
@@ -263,7 +279,7 @@ def ask(
         timeout,
         deposit,
     )
-    context_of(ctx).run(lambda context: _ask.ask(context, wish, question, terms))
+    _context(ctx).run(lambda context: _ask.ask(context, wish, question, terms))
 
 
 @app.command()
@@ -274,7 +290,7 @@ def streams(
     """List streams that may be open."""
     from agents import _commands
 
-    context_of(ctx).run(lambda context: _commands.streams(context, all_))
+    _context(ctx).run(lambda context: _commands.streams(context, all_))
 
 
 @app.command()
@@ -285,7 +301,7 @@ def channels(
     """List channels that may be open: what was bought by the token."""
     from agents import _commands
 
-    context_of(ctx).run(lambda context: _commands.channels(context, all_))
+    _context(ctx).run(lambda context: _commands.channels(context, all_))
 
 
 @app.command()
@@ -301,7 +317,7 @@ def stop(
 
     if (stream is None) is not all_:
         raise typer.BadParameter("name one stream or channel, or --all", ctx=ctx)
-    context_of(ctx).run(lambda context: _commands.stop(context, stream))
+    _context(ctx).run(lambda context: _commands.stop(context, stream))
 
 
 @app.command()
@@ -309,7 +325,7 @@ def balance(ctx: typer.Context) -> None:
     """Show what the account has, in its wallet and in the vault."""
     from agents import _commands
 
-    context_of(ctx).run(_commands.balance)
+    _context(ctx).run(_commands.balance)
 
 
 @app.command()
@@ -321,7 +337,7 @@ def deposit(
     """Pay from the wallet into the vault."""
     from agents import _commands
 
-    context_of(ctx).run(lambda context: _commands.deposit(context, amount, token))
+    _context(ctx).run(lambda context: _commands.deposit(context, amount, token))
 
 
 @app.command()
@@ -334,7 +350,7 @@ def withdraw(
     """Take out of the vault."""
     from agents import _commands
 
-    context_of(ctx).run(lambda context: _commands.withdraw(context, amount, token, to))
+    _context(ctx).run(lambda context: _commands.withdraw(context, amount, token, to))
 
 
 @app.command()
@@ -347,7 +363,7 @@ def recover(
     """Close the streams and channels that processes which died left open."""
     from agents import _commands
 
-    context_of(ctx).run(lambda context: _commands.recover(context, from_chain))
+    _context(ctx).run(lambda context: _commands.recover(context, from_chain))
 
 
 SessionOption = Annotated[str | None, typer.Option(help="Only this stream or channel: its id or the start of it.")]
@@ -370,7 +386,7 @@ def receipts_list(
     from agents import _receipts
 
     wanted = _receipts.Filter(provider, session, refused)
-    context_of(ctx).run(lambda context: _receipts.receipts(context, wanted, lines=jsonl, with_ids=ids))
+    _context(ctx).run(lambda context: _receipts.receipts(context, wanted, lines=jsonl, with_ids=ids))
 
 
 @receipts.command("verify")
@@ -379,7 +395,7 @@ def receipts_verify(ctx: typer.Context, provider: ProviderOption = None, session
     from agents._receipts import Filter
     from agents.records.verify import verify
 
-    context_of(ctx).run(lambda context: verify(context, Filter(provider, session)))
+    _context(ctx).run(lambda context: verify(context, Filter(provider, session)))
 
 
 @app.command()
@@ -392,7 +408,7 @@ def report(
     """Find faults in receipts, and prove them on chain for a tenth of what they cost the provider."""
     from agents import _receipts
 
-    context_of(ctx).run(
+    _context(ctx).run(
         lambda context: _receipts.report(context, files or (), dry_run=dry_run, provider=provider),
     )
 
@@ -405,7 +421,7 @@ def challenge(
     """List accepted requests without a receipt; ask for one on chain, and close what was not answered."""
     from agents import _receipts
 
-    context_of(ctx).run(lambda context: _receipts.challenge(context, accept))
+    _context(ctx).run(lambda context: _receipts.challenge(context, accept))
 
 
 @app.command()
@@ -416,7 +432,7 @@ def rewards(
     """Show what reports and challenges have brought, and fetch it."""
     from agents import _receipts
 
-    context_of(ctx).run(lambda context: _receipts.rewards(context, withdraw=withdraw))
+    _context(ctx).run(lambda context: _receipts.rewards(context, withdraw=withdraw))
 
 
 @app.command("standing-order")
@@ -429,7 +445,7 @@ def standing_order(
     """Print a signed order that lets a keeper extend one of your streams, as a line of JSON."""
     from agents.keeper import _commands
 
-    context_of(ctx).run(lambda context: _commands.standing_order(context, stream, ahead, until))
+    _context(ctx).run(lambda context: _commands.standing_order(context, stream, ahead, until))
 
 
 @keeper.command("run")
@@ -492,7 +508,7 @@ def keeper_run(
         metrics_host=metrics_host,
         metrics_port=metrics_port,
     )
-    context_of(ctx).run(lambda context: _commands.run(context, options))
+    _context(ctx).run(lambda context: _commands.run(context, options))
 
 
 @config.command("show")
@@ -500,7 +516,7 @@ def config_show(ctx: typer.Context) -> None:
     """Show every setting and where it comes from."""
     from agents import _commands
 
-    _commands.config_show(context_of(ctx))
+    _commands.config_show(_context(ctx))
 
 
 @app.command()
@@ -508,7 +524,7 @@ def mcp(ctx: typer.Context) -> None:
     """Be an MCP server on stdin and stdout: list models, infer, balance, caps, history."""
     from agents import mcp_server
 
-    context_of(ctx).run(mcp_server.serve)
+    _context(ctx).run(mcp_server.serve)
 
 
 for command in (serve, chat, history, sessions, budgets):

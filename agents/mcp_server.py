@@ -17,7 +17,7 @@ from mcp.server.mcpserver import Context as Call
 from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import Field
 
-from agents import _commands
+from agents import _caps, _commands
 from agents._ask import Told, check_schema, reply_json, take
 from agents._context import Context
 from agents.desk import Desk
@@ -26,6 +26,7 @@ from agents.opening import Opened, budgets_of, opened
 from agents.records.history import Filter, load, request_json, totals
 from agents.records.ledger import Asked
 from penstock.errors import PenstockError
+from penstock.types import Token
 from penstock.wire.completions import CHAT
 
 _T = TypeVar("_T")
@@ -109,9 +110,8 @@ def server(context: Context, ready: Opened) -> MCPServer[Any]:
 
     @found.tool()
     async def caps() -> dict[str, Any]:
-        """The budgets by token, day and month, how much of each is used, and whether it stops or warns."""
-        books = await _told(budgets_of(context))
-        return {"account": context.account().address, "budgets": [one.json for one in books.standings()]}
+        """What may be spent at most: by the wallet's contract, by this software, by the budgets; base units."""
+        return await _told(_limits(context))
 
     @found.tool()
     async def history(
@@ -124,6 +124,28 @@ def server(context: Context, ready: Opened) -> MCPServer[Any]:
         return {"requests": [request_json(one) for one in asked[-limit:]], "totals": sums}
 
     return found
+
+
+async def _limits(context: Context) -> dict[str, Any]:
+    """A wallet's caps bind whoever has its keys; software caps and budgets bind this program alone."""
+    chain = await context.chain()
+    wallet = []
+    if context.settings.wallet:
+        for token in await context.known_tokens():
+            limits, usage = await chain.wallet_caps(context.wallet(), token.address)
+            free = str(limits.available(usage))
+            wallet.append(_token(token) | {"caps": _caps.as_json(limits), "available": free})
+    software = await _caps.parse_all(context, context.settings.caps) if context.settings.caps else {}
+    return {
+        "account": context.payer().address,
+        "wallet": wallet,
+        "software": [_token(await chain.token(one)) | {"caps": _caps.as_json(caps)} for one, caps in software.items()],
+        "budgets": [one.json for one in (await budgets_of(context)).standings()],
+    }
+
+
+def _token(token: Token) -> dict[str, Any]:
+    return {"token": token.address, "symbol": token.symbol, "decimals": token.decimals}
 
 
 async def _load(context: Context, since: str) -> list[Asked]:

@@ -104,7 +104,7 @@ async def budgets_of(context: Context) -> Budgets:
 
         found.append(Budget(token, amount(given.day), amount(given.month), given.stop))
 
-    chain, journal, payer = await context.chain(), context.journal(), context.account().address
+    chain, journal, payer = await context.chain(), context.journal(), context.payer().address
 
     def records() -> list[Record | ChannelRecord]:
         here = chain.chain_id, chain.stream_pay, payer

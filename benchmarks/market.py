@@ -31,7 +31,7 @@ from tests.harness import Node
 from tests.mixed_market import Report, audit, close_all, market_of, trade
 from tests.provider.rig import COINS, MODEL, engine_process, fresh_account, stretched
 
-POLICY = Policy(explore=0.1, aside=5, first_token=2, stall=2, idle_seconds=5, step_seconds=15, margin_seconds=5)
+POLICY = Policy(explore=0.1, aside=5, first_token=4, stall=4, idle_seconds=5, step_seconds=15, margin_seconds=5)
 WAITS = Waits(connect=1, greeting=2, handshake=3, sight=5, settle=5, close=3, receipt=0.5)
 
 

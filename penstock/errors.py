@@ -10,6 +10,7 @@ PenstockError
 │   ├── Reverted            a contract refused, with its reason
 │   ├── TransactionLost     sent, and not mined before the deadline
 │   ├── InsufficientFunds   the account cannot pay the amount or the gas
+│   ├── CapExceeded         a cap on what may be spent forbids it
 │   └── StreamLeftOpen      a stream could not be stopped, and money is locked in it
 ├── NotFound                no such provider, offer or stream
 ├── NoOffer                 nothing on the market fits what was asked
@@ -83,6 +84,14 @@ class TransactionLost(ChainError):
 
 class InsufficientFunds(ChainError):
     pass
+
+
+class CapExceeded(ChainError):
+    """`cap` is "payment", "hour", "day" or "week"; `contract`: whether a contract refused, or only this software."""
+
+    def __init__(self, cap: str, message: str, *, contract: bool) -> None:
+        self.cap, self.contract = cap, contract
+        super().__init__(message)
 
 
 class StreamLeftOpen(ChainError):

@@ -14,7 +14,7 @@ import structlog
 
 from penstock.accrual import flow
 from penstock.chain.port import Chain
-from penstock.errors import ChainError, Expired, InsufficientFunds, Reverted, TransactionLost, WireError
+from penstock.errors import CapExceeded, ChainError, Expired, InsufficientFunds, Reverted, TransactionLost, WireError
 from penstock.types import (
     NATIVE,
     Address,
@@ -348,7 +348,7 @@ class Sessions:
         cost += 0 if key.id in self._projection.channels else channel.deposit
         try:
             held = await self._chain.vault_balance(key.token, key.payer)
-            if key.token != NATIVE:
+            if key.token != NATIVE or await self._chain.is_wallet(key.payer):  # a wallet pays in what it holds
                 held += await self._chain.token_balance(key.token, key.payer)
         except ChainError as error:
             raise ApiError(503, "chain_unavailable", str(error), retry_after=5) from None
@@ -406,7 +406,7 @@ class Sessions:
         """Send what a payer signed. ApiError says whose fault it is where that fails."""
         try:
             return await sending
-        except Reverted as error:
+        except (Reverted, CapExceeded) as error:
             raise ApiError(402, "order_refused", str(error)) from None
         except InsufficientFunds as error:
             if payer in str(error):  # the message names whose money lacks

@@ -21,8 +21,18 @@ from agents.buyer._pool import Pool
 from agents.buyer._score import Entry
 from agents.buyer._types import Job, Model, PriceRange, Purchase, Wish
 from penstock.consumer import Consumer, Listing
-from penstock.errors import AllFailed, ConfigError, GatewayError, NotFound, OfferMismatch, PenstockError, StreamLeftOpen
+from penstock.errors import (
+    AllFailed,
+    ConfigError,
+    GatewayError,
+    NoOffer,
+    NotFound,
+    OfferMismatch,
+    PenstockError,
+    StreamLeftOpen,
+)
 from penstock.types import Address, Token
+from penstock.wire.completions import CHAT, TEXT
 
 THEIRS = (GatewayError, OfferMismatch, NotFound, ConfigError, StreamLeftOpen)
 """What goes wrong with one provider, and another may do better. All else is ours: money, caps, the node."""
@@ -85,6 +95,10 @@ class Buyer:
     async def start(self, job: Job) -> Answer:
         """Buy an answer. PenstockErrors before its first part: AllFailed where nobody answers who fits, NoOffer where
         nobody fits, and what is ours, such as InsufficientFunds."""
+        if job.path not in (CHAT, TEXT):
+            raise NoOffer(
+                f"nobody on this market serves {job.path}: ask for a completion, or use an engine of your own"
+            )
         answer = Answer(self, job)
         await answer.begin()
         return answer
@@ -139,6 +153,7 @@ class _Race:
         self._running: dict[asyncio.Task[list[Chunk]], Attempt] = {}
         self._why: dict[str, PenstockError] = {}
         self._faults: list[PenstockError] = []
+        self._won = False
 
     async def run(self) -> tuple[Attempt, list[Chunk]]:
         waiting = iter(self._row)
@@ -158,6 +173,7 @@ class _Race:
                     attempt = self._running.pop(task)
                     error = task.exception()
                     if error is None:
+                        self._won = True
                         return attempt, task.result()
                     await self._lost(attempt, error)
         finally:
@@ -188,7 +204,7 @@ class _Race:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         for attempt in self._running.values():
-            await self._buyer.end(attempt, None, "beaten", self._purchases)
+            await self._buyer.end(attempt, None, "beaten" if self._won else "stopped", self._purchases)
 
 
 def _model(name: str, entries: list[Entry]) -> Model:

@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 
 from agents.buyer._policy import Policy
 from penstock.consumer import BothSession, ChannelSession, Consumer, Listing, Session
-from penstock.errors import PenstockError, StreamLeftOpen
+from penstock.errors import AnswerCut, PenstockError, StreamLeftOpen
 from penstock.types import OfferId, StreamId
 
 AnySession = Session | ChannelSession  # a BothSession is a ChannelSession
 _T = TypeVar("_T")
 _LOOK_SECONDS = 0.5
+_TRIES = 2
 _AGAIN_SECONDS = 30.0
 """Until what could not be closed is tried again."""
 
@@ -162,7 +163,7 @@ class Pool:
     async def _open(self, listing: Listing, tokens: tuple[int, int]) -> Held:
         consumer, terms = self._consumer, listing.offer.terms
         began = asyncio.get_running_loop().time()
-        coins = await consumer.chain.native_balance(consumer.account.address)
+        coins = await consumer.chain.native_balance(consumer.sender)
         # Whoever has no gas cannot top up: then the sizes are those that the provider opens for us.
         small = coins >= consumer.gas_reserve
         seconds = self._policy.step_seconds if small else None
@@ -239,11 +240,22 @@ class Pool:
             return
         row.remove(held)
         error = held.bad
+        if isinstance(error, AnswerCut):
+            await self._catch_up(held)
         try:
             await held.session.__aexit__(None if error is None else type(error), error, None)
         except StreamLeftOpen as problem:
             self._warn(str(problem))
         self._note_if_open(held)
+
+    async def _catch_up(self, held: Held) -> None:
+        """The receipt of what came before an answer broke off says whose part was whose: it is there when the provider
+        has noticed."""
+        for _ in range(_TRIES):
+            with suppress(PenstockError):
+                if await held.session.receipts.catch_up():
+                    return
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def _note_if_open(self, held: Held) -> None:
         """Whatever the way out said, the journal knows."""

@@ -15,6 +15,6 @@ def chat(
 ) -> None:
     """Talk with a model; /help lists commands. What it costs is shown while it flows."""
     from agents.chat._run import chat as run
-    from agents.cli import context_of
+    from agents.cli import _context
 
-    context_of(ctx).run(lambda context: run(context, model, system, load))
+    _context(ctx).run(lambda context: run(context, model, system, load))

@@ -15,6 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 from agents.desk import Reply
 from penstock.errors import (
     AnswerCut,
+    CapExceeded,
     ChainError,
     ConfigError,
     GatewayError,
@@ -63,6 +64,7 @@ _BY_KIND: tuple[tuple[type[PenstockError], int, str, str], ...] = (
     (NoOffer, 404, "invalid_request_error", "model_not_found"),
     (NotFound, 404, "invalid_request_error", "model_not_found"),
     (InsufficientFunds, 402, "insufficient_quota", "insufficient_funds"),
+    (CapExceeded, 402, "insufficient_quota", "cap_exceeded"),
     (NodeUnavailable, 503, "server_error", "node_unavailable"),
     (ChainError, 502, "server_error", "chain_error"),
     (ConfigError, 500, "server_error", "wrong_settings"),

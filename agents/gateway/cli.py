@@ -26,7 +26,7 @@ def serve(
     local_order: Annotated[str | None, typer.Option(help="local, market or race. [default: local]")] = None,
 ) -> None:
     """Serve the market on localhost to any client of OpenAI or Ollama, until stopped."""
-    from agents.cli import context_of
+    from agents.cli import _context
     from agents.gateway._run import serve as run
 
     options = {
@@ -37,4 +37,4 @@ def serve(
         "allow_origin": allow_origin or None,
     }
     local = {"url": local_url, "order": local_order}
-    context_of(ctx).run(lambda context: run(context, options, local))
+    _context(ctx).run(lambda context: run(context, options, local))

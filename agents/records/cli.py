@@ -23,12 +23,12 @@ def history(
     csv: Annotated[str | None, typer.Option("--csv", help="Write all as CSV to this file; - for stdout.")] = None,
 ) -> None:
     """List what was asked and bought, why of whom, and what it cost."""
-    from agents.cli import context_of
+    from agents.cli import _context
     from agents.records.history import Filter
     from agents.records.history import history as run
 
     wanted = Filter(since, until, model, provider, token, app, outcome)
-    context_of(ctx).run(lambda context: run(context, wanted, by=by, export=csv))
+    _context(ctx).run(lambda context: run(context, wanted, by=by, export=csv))
 
 
 def sessions(
@@ -37,15 +37,15 @@ def sessions(
     check: Annotated[bool, typer.Option("--check", help="Hold the books against the chain, to the last unit.")] = False,
 ) -> None:
     """List streams and channels together: what each has served, cost and still locks."""
-    from agents.cli import context_of
+    from agents.cli import _context
     from agents.records.sessions import sessions as run
 
-    context_of(ctx).run(lambda context: run(context, everything=all_, check=check))
+    _context(ctx).run(lambda context: run(context, everything=all_, check=check))
 
 
 def budgets(ctx: typer.Context) -> None:
     """Show how much of each budget in config.toml is used."""
-    from agents.cli import context_of
+    from agents.cli import _context
     from agents.records.standing import budgets as run
 
-    context_of(ctx).run(run)
+    _context(ctx).run(run)

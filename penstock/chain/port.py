@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from penstock.accrual import StreamState
+from penstock.chain._wallets_port import Wallets
 from penstock.chain.licences import Licences
 from penstock.channels import ChannelState
 from penstock.faults import Fault
@@ -50,8 +51,9 @@ class Account(KeySigner, Protocol):
         ...
 
 
-class Chain(Licences, Protocol):
-    """One chain with one deployment of Penstock on it. What is about licences is in `Licences`."""
+class Chain(Licences, Wallets, Protocol):
+    """One chain with one deployment of Penstock on it. What is about licences is in `Licences`, about agent wallets in
+    `Wallets`."""
 
     chain_id: int
     stream_pay: Address

@@ -26,10 +26,11 @@ from eth_abi.exceptions import DecodingError, EncodingError
 from eth_utils.crypto import keccak
 
 from penstock.accrual import StreamState, flow
-from penstock.chain import _changes, _events, _licence_events, _verdicts, calls
+from penstock.chain import _changes, _events, _licence_events, _verdicts, calls, wallet_calls
 from penstock.chain._batches import AT_ONCE, require_batch
 from penstock.chain._codec import ERC20, Function, checksum, interface, revert_reason
 from penstock.chain._rpc import JsonRpc, RpcError
+from penstock.chain._web3_wallets import WalletsOverRpc
 from penstock.chain.calls import Call, Mined, Prepared, parties, sources
 from penstock.chain.port import Account
 from penstock.chain.web3_licences import Web3Licences
@@ -97,7 +98,7 @@ _OWN_REASONS = ("streams:", "channels:", "vault:", "signatures:", "guardian:")
 """How StreamPay's own refusals begin; those of `assets` are about tokens."""
 
 
-class Web3Chain(Web3Licences):
+class Web3Chain(Web3Licences, WalletsOverRpc):
     """One chain with one deployment on it, over one node. Make it with `connect`; it is for one event loop."""
 
     def __init__(self, rpc: JsonRpc, deployment: Deployment, *, receipt_timeout: float) -> None:
@@ -108,6 +109,8 @@ class Web3Chain(Web3Licences):
         self.slashing = deployment.slashing
         self.catalogue = deployment.catalogue
         self.license = deployment.license
+        self.wallet_factory = deployment.wallet_factory
+        self._known_wallets: set[Address] = set()
         self._rpc = rpc
         self._receipt_timeout = receipt_timeout
         network = by_chain_id(deployment.chain_id)
@@ -450,6 +453,8 @@ class Web3Chain(Web3Licences):
 
     async def open_for(self, sender: Account, order: Order, signature: bytes, permit: Permit) -> Receipt:
         key = order.key
+        if await self.is_wallet(key.payer):
+            return await self.at_wallet(sender, key.payer, wallet_calls.open_for(order, signature))
         return await self._pay(
             sender,
             "open_for",
@@ -486,6 +491,8 @@ class Web3Chain(Web3Licences):
     async def cancel_for(
         self, sender: Account, key: StreamKey, *, to: Address, deadline: int, signature: bytes
     ) -> Receipt:
+        if await self.is_wallet(key.payer):
+            return await self.at_wallet(sender, key.payer, wallet_calls.cancel_for(key, deadline, signature))
         return await self._pay(
             sender,
             "cancel_for",
@@ -537,6 +544,8 @@ class Web3Chain(Web3Licences):
         )
 
     async def open_channel_for(self, sender: Account, order: ChannelOrder, signature: bytes, permit: Permit) -> Receipt:
+        if await self.is_wallet(order.key.payer):
+            return await self.at_wallet(sender, order.key.payer, wallet_calls.open_channel_for(order, signature))
         return await self._pay(
             sender,
             "open_channel_for",

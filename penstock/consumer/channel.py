@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from penstock.consumer.funds import check_funds, lacks_gas, permits
+from penstock.consumer.funds import check_funds, lacks_gas, means, permits
 from penstock.consumer.gateway import Answer, Delta, Gateway, Usage
 from penstock.consumer.market import Listing
 from penstock.consumer.receipts import SPECIAL_TOKENS, SessionReceipts, watch
@@ -273,15 +273,22 @@ class ChannelSession:
         consumer, record = self._consumer, self._record
         assert record is not None
         chain, account, token = consumer.chain, consumer.account, record.key.token
-        from_vault = min(await chain.vault_balance(token, account.address), amount)
+        from_vault = min((await means(consumer, self.listing.token)).vault, amount)
         short = amount - from_vault
-        if token != NATIVE and short and await chain.allowance(token, account.address) < short:
-            consumer.keep_channel(record.id, "approve", await chain.approve(account, token, short))
-        receipt = await chain.top_up_channel(
-            account, record.key, amount=amount, value=short if token == NATIVE else 0, from_vault=from_vault
-        )
+        consumer.journal.reserve_channel(record.id, amount, consumer.limit(self.listing.token))
+        try:
+            if token != NATIVE and short and await chain.allowance(token, account.address) < short:
+                consumer.keep_channel(record.id, "approve", await chain.approve(account, token, short))
+            receipt = await chain.top_up_channel(
+                account, record.key, amount=amount, value=short if token == NATIVE else 0, from_vault=from_vault
+            )
+        except (NodeUnavailable, TransactionLost):
+            raise  # as for a stream's
+        except PenstockError:
+            consumer.journal.reserve_channel(record.id, -amount, None)
+            raise
         self._record = record = replace(record, deposit=record.deposit + amount)
-        consumer.journal.set_channel(record.id, deposit=record.deposit)
+        consumer.journal.set_channel(record.id, deposit=record.deposit, reserved=0)
         consumer.keep_channel(record.id, "top up", receipt)
         return record.deposit
 
@@ -388,12 +395,11 @@ class ChannelSession:
     async def _plan(self, greeting: WellKnown) -> tuple[bool, int, int]:
         """Whether the provider is to open the channel, its deposit, and what of all costs the vault balance pays."""
         consumer, terms, token = self._consumer, self._terms, self.listing.token
-        me, chain = consumer.account.address, consumer.chain
-        coins, vault = await asyncio.gather(chain.native_balance(me), chain.vault_balance(token.address, me))
+        has = await means(consumer, token)
         usual = terms.owed(min(terms.context_length, DEFAULT_PROMPT), min(terms.context_length, DEFAULT_COMPLETION))
         if self._gasless == "auto":
             cost = (self._deposit or usual) + self._cost_of_time(greeting, gasless=False)
-            gasless = lacks_gas(consumer, token, coins=coins, cost=cost, vault=vault)
+            gasless = lacks_gas(consumer, token, has, cost=cost)
         else:
             gasless = self._gasless
         least = self._least(greeting) if gasless else 0
@@ -405,12 +411,12 @@ class ChannelSession:
                 "or an account with gas and --no-gasless"
             )
         cost = deposit + self._cost_of_time(greeting, gasless=gasless)
-        from_vault = min(vault, cost)
+        from_vault = min(has.vault, cost)
         await check_funds(
             consumer,
             token,
+            has,
             gasless=gasless,
-            coins=coins,
             cost=cost,
             from_vault=from_vault,
             what="channel",
@@ -461,7 +467,7 @@ class ChannelSession:
             first_block=(await chain.head()).number,
             created_at=consumer.now(),
         )
-        consumer.journal.intend_channel(record)
+        consumer.journal.intend_channel(record, consumer.limit(self.listing.token))
         self._record = record
         consumer.tell("intended", record)
         return record

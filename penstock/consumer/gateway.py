@@ -20,7 +20,7 @@ import msgspec
 from penstock.consumer.receipts import Witness
 from penstock.consumer.sse import read_events
 from penstock.errors import AnswerCut, GatewayGarbage, GatewayRefused, GatewayUnreachable, PaymentRequired, WireError
-from penstock.wire.receipts import RECEIPTS_PATH, Receipt, ReceiptBody, SignedReceipt
+from penstock.wire.receipts import RECEIPTS_PATH, Receipt, ReceiptBody, ReceiptsAnswer, SignedReceipt
 from penstock.wire.sessions import (
     CLOSE_PATH,
     SESSIONS_PATH,
@@ -122,6 +122,15 @@ class Gateway:
         found = await self._call("GET", f"{RECEIPTS_PATH}/{name}", ReceiptBody, token=token, wait=self._waits.greeting)
         try:
             return SignedReceipt(*found.value())
+        except WireError as error:
+            raise self._garbage(str(error)) from error
+
+    async def receipts(self, token: str, first: int) -> list[SignedReceipt]:
+        """Those of the token's session from a place on, in order."""
+        path = f"{RECEIPTS_PATH}?first={first}"
+        found = await self._call("GET", path, ReceiptsAnswer, token=token, wait=self._waits.receipt)
+        try:
+            return [SignedReceipt(*body.value()) for body in found.receipts]
         except WireError as error:
             raise self._garbage(str(error)) from error
 

@@ -83,13 +83,14 @@ class SessionReceipts:
         signer: Address,
         registered: Callable[[], Awaitable[Address]],
         fetch: Callable[[str], Awaitable[SignedReceipt]],
+        fetch_from: Callable[[int], Awaitable[list[SignedReceipt]]],
         clock: Callable[[], float],
         warn: Callable[[str], None],
     ) -> None:
         """`registered` asks the registry for the provider's key of today, `fetch` the provider for a receipt by its
         hash. `warn` hears of what cannot be checked, once each."""
         self._evidence, self._source, self._offer, self._domain = evidence, source, offer, domain
-        self._signer, self._registered, self._fetch = signer, registered, fetch
+        self._signer, self._registered, self._fetch, self._fetch_from = signer, registered, fetch, fetch_from
         self._clock, self._warn = clock, warn
         self._chain: dict[int, Receipt] = {}
         """Those that hang together, from the first on, by their place."""
@@ -160,6 +161,22 @@ class SessionReceipts:
             self._keep(piece, error.what)
             raise
         return signed.receipt
+
+    async def catch_up(self) -> list[Receipt]:
+        """Ask for those after the last one: of answers that broke off before their receipt came, or that we hung up
+        on. GatewayErrors where the provider does not give them, ReceiptRefused where one does not match."""
+        found = []
+        for signed in await self._fetch_from(max(self._chain, default=-1) + 1):
+            piece = Piece(signed, self._source.key)
+            self._keep(piece)
+            try:
+                await self._check_names(signed)
+                await self._join(signed.receipt)
+            except ReceiptRefused as error:
+                self._keep(piece, error.what)
+                raise
+            found.append(signed.receipt)
+        return found
 
     def missing(self) -> None:
         """The answer is whole, and no receipt came, or none that counts."""
@@ -409,6 +426,9 @@ def watch(
     async def fetch(name: str) -> SignedReceipt:
         return await gateway.receipt(bearer(), name)
 
+    async def fetch_from(first: int) -> list[SignedReceipt]:
+        return await gateway.receipts(bearer(), first)
+
     return SessionReceipts(
         consumer.journal.evidence,
         Source(chain.chain_id, domain.contract, listing.provider.id, gateway.endpoint, key, start),
@@ -417,6 +437,7 @@ def watch(
         signer=listing.provider.signer,
         registered=registered,
         fetch=fetch,
+        fetch_from=fetch_from,
         clock=consumer.clock,
         warn=consumer.warn,
     )

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from penstock.accrual import flow
-from penstock.consumer.funds import check_funds, lacks_gas, permits
+from penstock.consumer.funds import check_funds, lacks_gas, means, permits
 from penstock.consumer.gateway import Answer, Gateway
 from penstock.consumer.market import Listing
 from penstock.consumer.receipts import SessionReceipts, watch
@@ -245,21 +245,20 @@ class Session:
     async def _plan(self, greeting: WellKnown) -> tuple[bool, int]:
         """Whether the provider is to open the stream, and what of the deposit the vault balance pays."""
         consumer, terms = self._consumer, self.listing.offer.terms
-        me, chain = consumer.account.address, consumer.chain
-        coins, vault = await asyncio.gather(chain.native_balance(me), chain.vault_balance(terms.token, me))
+        has = await means(consumer, self.listing.token)
         if self._gasless == "auto":
             cost = flow(terms.rate, self._duration or DEFAULT_DURATION)
-            gasless = lacks_gas(consumer, self.listing.token, coins=coins, cost=cost, vault=vault)
+            gasless = lacks_gas(consumer, self.listing.token, has, cost=cost)
         else:
             gasless = self._gasless
         self._duration = relayed_seconds(self._duration, greeting, gasless=gasless)
         cost = flow(terms.rate, self._duration)
-        from_vault = min(vault, cost)
+        from_vault = min(has.vault, cost)
         await check_funds(
             consumer,
             self.listing.token,
+            has,
             gasless=gasless,
-            coins=coins,
             cost=cost,
             from_vault=from_vault,
             what="stream",
@@ -418,7 +417,7 @@ async def intend(
         first_block=(await consumer.chain.head()).number,
         created_at=consumer.now(),
     )
-    consumer.journal.intend(record)
+    consumer.journal.intend(record, consumer.limit(listing.token))
     consumer.tell("intended", record)
     return record
 
@@ -460,13 +459,21 @@ async def top_up(consumer: Consumer, record: Record, seconds: int) -> int:
 async def _top_up(consumer: Consumer, record: Record, seconds: int) -> int:
     chain, account, token = consumer.chain, consumer.account, record.key.token
     cost = flow(record.rate, record.end + seconds - record.start) - flow(record.rate, record.end - record.start)
-    from_vault = min(await chain.vault_balance(token, account.address), cost)
+    kind = await chain.token(token)
+    from_vault = min((await means(consumer, kind)).vault, cost)
     short = cost - from_vault
-    if token != NATIVE and short and await chain.allowance(token, account.address) < short:
-        consumer.keep(record, "approve", await chain.approve(account, token, short))
-    receipt = await chain.top_up(
-        account, record.key, duration=seconds, value=short if token == NATIVE else 0, from_vault=from_vault
-    )
+    consumer.journal.reserve(record.id, cost, consumer.limit(kind))
+    try:
+        if token != NATIVE and short and await chain.allowance(token, account.address) < short:
+            consumer.keep(record, "approve", await chain.approve(account, token, short))
+        receipt = await chain.top_up(
+            account, record.key, duration=seconds, value=short if token == NATIVE else 0, from_vault=from_vault
+        )
+    except (NodeUnavailable, TransactionLost):
+        raise  # it may have been paid, or may yet: what is reserved counts until the stream is over
+    except PenstockError:
+        consumer.journal.reserve(record.id, -cost, None)
+        raise
     end = next(event.end for event in receipt.events if isinstance(event, ToppedUp) and event.id == record.id)
     consumer.journal.opened(record.id, start=record.start, end=end)
     consumer.keep(record, "top up", receipt)

@@ -216,8 +216,9 @@ def _converse(market: Market, payer: LocalAccount, model: str) -> None:
 
 
 async def test_mcp_with_its_own_client(market: Market, payer: LocalAccount, provider: str) -> None:
+    environment = market.environment(payer, PENSTOCK_CAPS="BNB:day=1")
     command = StdioServerParameters(
-        command=sys.executable, args=["-m", "agents", "mcp"], env=market.environment(payer), cwd=str(ROOT)
+        command=sys.executable, args=["-m", "agents", "mcp"], env=environment, cwd=str(ROOT)
     )
     async with Client(stdio_client(command)) as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
@@ -239,7 +240,9 @@ async def test_mcp_with_its_own_client(market: Market, payer: LocalAccount, prov
         shaped = await call("infer", prompt="How many?", schema=schema, temperature=0)
         assert isinstance(json.loads(shaped["answer"])["n"], int)
         assert {one["symbol"] for one in (await call("balance"))["balances"]} == {"BNB", "TUSD"}
-        assert (await call("caps"))["budgets"] == []
+        limits = await call("caps")
+        assert (limits["account"], limits["wallet"], limits["budgets"]) == (payer.address, [], [])
+        assert [(one["symbol"], one["caps"]["day"]) for one in limits["software"]] == [("BNB", str(COIN))]
         asked = await call("history", since="1h")
         assert [one["app"] for one in asked["requests"]] == ["mcp", "mcp"]
         assert sum(row["requests"] for row in asked["totals"]) == 2

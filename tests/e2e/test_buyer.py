@@ -160,29 +160,33 @@ async def test_another_provider_goes_on_where_one_breaks_off(
     had = [one.completion_tokens for one in mine if one.outcome not in ("Overcharged", "GatewayGarbage")]
     assert sum(had) == whole["usage"]["completion_tokens"] or outcome == "Overcharged"
     assert two.bad.me not in [one.provider for one in again[len(mine) :]], "it is put aside"
+    if outcome == "stalled":
+        signed = {kept.provider for kept in consumer.journal.evidence.receipts()}
+        assert signed == {two.bad.me, two.good.me}, "what it gave, it has signed for"
 
 
 async def test_two_receipts_split_the_bill(two: Two, consumer: Consumer) -> None:
     """A provider that is told to stop in mid-answer signs for what it gave, and another one for the rest."""
     bought: list[Purchase] = []
+    body = {"messages": PROMPT, "max_tokens": 3000, "ignore_eos": True}
     async with Buyer(consumer, CHEAPEST, on_purchase=bought.append) as buyer:
-        two.layer.way = Slow(0, 0.02)
-        answer = await buyer.start(Job(CHAT, BODY, two.wish()))
+        answer = await buyer.start(Job(CHAT, body, two.wish()))
         chunks: list[dict[str, Any]] = []
         async for chunk in answer.chunks():
             chunks.append(chunk)
-            if len(chunks) == 8:
+            if len(chunks) == 20:
                 two.bad.provider.admission.cut_all(Refusal("stopping", "it is stopping"))
-        whole = await two.alone(buyer, BODY)
-    one, other, _ = bought
+    one, other = bought
     assert (one.provider, one.outcome) == (two.bad.me, "stopping")
     assert (other.provider, other.outcome) == (two.good.me, "done")
-    assert text_of(chunks) == whole["choices"][0]["message"]["content"]
-    signed = {found.receipt.hash: found.receipt for found in consumer.journal.evidence.receipts()}
+    assert chunks[-1]["usage"]["completion_tokens"] == 3000
+    signed = {
+        kept.piece.signed.receipt.hash: kept.piece.signed.receipt for kept in consumer.journal.evidence.receipts()
+    }
     parts = [signed[purchase.receipt] for purchase in (one, other)]
     assert [part.completion_tokens for part in parts] == [one.completion_tokens, other.completion_tokens]
-    assert sum(part.completion_tokens for part in parts) == whole["usage"]["completion_tokens"]
-    assert 0 < parts[0].completion_tokens < whole["usage"]["completion_tokens"]
+    assert sum(part.completion_tokens for part in parts) == 3000
+    assert 0 < parts[0].completion_tokens < 3000
     for part, rig in zip(parts, (two.bad, two.good), strict=True):
         assert part.amount == rig.offer().terms.owed(part.prompt_tokens, part.completion_tokens)
     paid = {record.provider: record.paid for record in consumer.journal.channels()}
@@ -251,10 +255,10 @@ async def test_an_answer_of_more_than_text_ends_where_its_provider_does(two: Two
 
 async def test_a_stream_is_topped_up_while_it_is_used(rig: Rig, consumer: Consumer) -> None:
     """In small steps; and a channel when its deposit would not pay for one more answer."""
-    policy = Policy(step_seconds=3, margin_seconds=2, step_answers=1, stall=20)
+    policy = Policy(step_seconds=30, margin_seconds=29, step_answers=1)
     wish = Wish.parse(f"{MODEL}@{rig.me}")
     async with Buyer(consumer, policy) as buyer:
-        for tokens in (9000, 9000):
+        for tokens in (1500, 1500):
             job = Job(CHAT, {"messages": PROMPT, "max_tokens": tokens, "ignore_eos": True}, wish)
             whole = await (await buyer.start(job)).whole()
             assert whole["usage"]["completion_tokens"] == tokens

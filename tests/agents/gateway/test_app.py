@@ -12,6 +12,7 @@ from agents.records.budgets import BudgetExceeded
 from agents.records.ledger import Outcome
 from penstock.errors import (
     AnswerCut,
+    CapExceeded,
     ConfigError,
     GatewayRefused,
     GatewayUnreachable,
@@ -56,6 +57,7 @@ async def test_what_the_client_sends_goes_on_and_what_is_ours_does_not(tmp_path:
         (NoOffer("nobody offers tiny"), 404, "model_not_found"),
         (InsufficientFunds("no money"), 402, "insufficient_funds"),
         (BudgetExceeded("used up"), 402, "budget_exceeded"),
+        (CapExceeded("day", "cap", contract=True), 402, "cap_exceeded"),
         (NodeUnavailable("no node"), 503, "node_unavailable"),
         (ConfigError("bad key"), 500, "wrong_settings"),
         (GatewayUnreachable("gone"), 502, "provider_failed"),

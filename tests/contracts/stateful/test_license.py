@@ -43,6 +43,7 @@ from penstock.licences import (
     Ticket,
     Tier,
     Version,
+    upgrade_cost,
 )
 from penstock.types import ALL, NATIVE, ZERO_ADDRESS, Address, Token, address
 from penstock.wire.eip712 import ticket_digest
@@ -85,24 +86,25 @@ prices = st.one_of(st.integers(1, 60), st.integers(1, 10**6), st.integers(10**17
 tiers = st.sampled_from(list(Tier))
 people = st.sampled_from(list(PEOPLE))
 
+# How often each among the others; what comes first is drawn oftener still.
 ACTIONS: dict[str, int] = {
-    "publishes": 3,
-    "changes_a_product": 2,
-    "buys": 8,
+    "time_passes": 5,
+    "buys": 6,
+    "records": 6,
+    "sets_a_budget": 4,
     "renews": 3,
-    "upgrades": 2,
+    "upgrades": 3,
     "completes": 2,
     "refunds": 2,
-    "revokes": 1,
     "changes_the_key": 1,
-    "records": 6,
-    "sets_a_budget": 3,
+    "revokes": 1,
     "reviews": 2,
+    "publishes": 2,
+    "changes_a_product": 2,
     "pays_in": 2,
     "lets_spend": 2,
     "hands_the_treasury_over": 1,
     "somebody_moves_a_licence": 1,
-    "time_passes": 5,
     "everybody_could_leave": 1,
 }
 
@@ -243,14 +245,17 @@ class LicenseMachine(RuleBasedStateMachine):
     def a_product(self, data: st.DataObject) -> Product:
         return data.draw(st.sampled_from(list(self.model._state.products.values())), label="product")
 
-    def a_licence(self, data: st.DataObject, *, kind: Kind | None = None, status: Status | None = None) -> Licence:
+    def a_licence(
+        self, data: st.DataObject, *statuses: Status, kinds: tuple[Kind, ...] = tuple(Kind), reviewed: bool = True
+    ) -> Licence:
         """Mostly one that fits."""
         known = list(self.model._state.licences.values())
         fit = [
             licence
             for licence in known
-            if kind in (None, self.model._state.products[licence.product].listing.kind)
-            and status in (None, licence.status)
+            if self.model._state.products[licence.product].listing.kind in kinds
+            and licence.status in (statuses or tuple(Status))
+            and licence.reviewed <= reviewed
         ]
         if fit and data.draw(st.integers(0, 9), label="fits?") != 7:
             return data.draw(st.sampled_from(fit), label="licence")
@@ -344,7 +349,8 @@ class LicenseMachine(RuleBasedStateMachine):
             name, words = "set_product_active", active
             twin = self.model.set_product_active(PEOPLE[sender], product.id, active)
         else:
-            release = Release(Version(1, data.draw(st.integers(0, 5), label="minor"), 0))
+            minor = data.draw(st.sampled_from([product.releases, product.releases, 0]), label="minor")
+            release = Release(Version(1, minor, 0))
             name, words = "add_release", release.as_tuple()
             twin = self.model.add_release(PEOPLE[sender], product.id, release)
         change = getattr(self.shop.catalogue, name)
@@ -353,12 +359,14 @@ class LicenseMachine(RuleBasedStateMachine):
     # Actions: purchases.
 
     def buys(self, data: st.DataObject) -> None:
-        product, payer, tier = self.a_product(data), data.draw(people, label="payer"), data.draw(tiers, label="tier")
+        product, payer = self.a_product(data), data.draw(people, label="payer")
+        sold = [tier for tier in Tier if product.prices[tier.place]] or list(Tier)
+        tier = data.draw(st.one_of(st.sampled_from(sold), st.sampled_from(sold), tiers), label="tier")
         counted = product.listing.kind in (Kind.SUBSCRIPTION, Kind.USAGE)
-        quantity = data.draw(st.integers(0, 4) if counted else st.sampled_from([1, 1, 1, 2]), label="quantity")
+        quantity = data.draw(st.sampled_from([1, 2, 3, 4, 0] if counted else [1, 1, 1, 1, 2]), label="quantity")
         cost = product.prices[tier.place] * quantity
         max_cost = data.draw(st.sampled_from([cost, cost, ALL, max(cost - 1, 0)]), label="bound")
-        release = product.releases + int(data.draw(st.integers(0, 15), label="other release") == 9)
+        release = product.releases + int(data.draw(st.integers(0, 15), label="other release") == 15)
         licensee = data.draw(st.one_of(st.just(payer), people), label="licensee")
         key = data.draw(st.sampled_from([ZERO_ADDRESS, *KEYS]), label="session key")
         value = self.coins(data, product.listing.token, cost)
@@ -377,9 +385,9 @@ class LicenseMachine(RuleBasedStateMachine):
         self.do(lambda: self.license.buy(*words, sender=payer, value=value), twin, f"{payer} buys {words} for {value}")
 
     def renews(self, data: st.DataObject) -> None:
-        licence = self.a_licence(data, kind=data.draw(st.sampled_from([Kind.SUBSCRIPTION, Kind.USAGE])))
+        licence = self.a_licence(data, Status.COMPLETED, kinds=(Kind.SUBSCRIPTION, Kind.USAGE))
         product = self.model._state.products[licence.product]
-        payer, quantity = data.draw(people, label="payer"), data.draw(st.integers(0, 3), label="quantity")
+        payer, quantity = data.draw(people, label="payer"), data.draw(st.sampled_from([1, 2, 3, 0]), label="quantity")
         cost = product.prices[licence.tier.place] * quantity
         bound = data.draw(st.sampled_from([cost, ALL, max(cost - 1, 0)]), label="bound")
         value = self.coins(data, product.listing.token, cost)
@@ -390,9 +398,10 @@ class LicenseMachine(RuleBasedStateMachine):
         )
 
     def upgrades(self, data: st.DataObject) -> None:
-        licence, tier = self.a_licence(data, status=Status.COMPLETED), data.draw(tiers, label="tier")
-        sender, token = self.who(data, licence.licensee), self.model._state.products[licence.product].listing.token
-        value = self.coins(data, token, data.draw(prices, label="value"))
+        licence, tier = self.a_licence(data, Status.COMPLETED), data.draw(st.sampled_from([Tier(4), Tier(2), Tier(1)]))
+        product = self.model._state.products[licence.product]
+        sender, cost = self.who(data, licence.licensee), upgrade_cost(product, licence, tier, self.evm.now)
+        value = self.coins(data, product.listing.token, cost)
         bound = data.draw(st.sampled_from([ALL, ALL, 10**6]), label="bound")
         self.do(
             lambda: self.license.upgrade(licence.id, int(tier), bound, sender=sender, value=value),
@@ -401,11 +410,11 @@ class LicenseMachine(RuleBasedStateMachine):
         )
 
     def completes(self, data: st.DataObject) -> None:
-        licence = self.a_licence(data, status=Status.PENDING)
+        licence = self.a_licence(data, Status.PENDING)
         self.plain(data, "complete", self.model.complete_licence, licence, licence.payer)
 
     def refunds(self, data: st.DataObject) -> None:
-        licence = self.a_licence(data, status=Status.PENDING)
+        licence = self.a_licence(data, Status.PENDING)
         self.plain(data, "refund", self.model.refund_licence, licence, licence.payer)
 
     def revokes(self, data: st.DataObject) -> None:
@@ -435,8 +444,9 @@ class LicenseMachine(RuleBasedStateMachine):
     def records(self, data: st.DataObject) -> None:
         sender, batch = data.draw(people, label="sender"), []
         for _ in range(data.draw(st.sampled_from([1, 1, 2, 4]), label="tickets")):
-            licence = self.a_licence(data, kind=Kind.USAGE)
-            ahead = data.draw(st.one_of(st.integers(-1, 12), st.integers(0, 60)), label="units")
+            licence = self.a_licence(data, Status.PENDING, Status.COMPLETED, kinds=(Kind.USAGE,))
+            left = licence.bought - licence.used
+            ahead = data.draw(st.one_of(st.integers(0, left), st.just(left + 1), st.integers(-1, 60)), label="units")
             used = max(0, licence.used + ahead)
             signer: str = licence.ticket_key
             if data.draw(st.integers(0, 9), label="forged?") == 7 or signer not in SIGNERS:
@@ -450,12 +460,12 @@ class LicenseMachine(RuleBasedStateMachine):
         )
 
     def sets_a_budget(self, data: st.DataObject) -> None:
-        licence = self.a_licence(data, kind=Kind.USAGE)
+        licence = self.a_licence(data, Status.PENDING, Status.COMPLETED, kinds=(Kind.USAGE,))
         product = self.model._state.products[licence.product]
         price = product.prices[licence.tier.place]
-        packs = data.draw(st.integers(0, 3), label="packs")
-        bound = data.draw(st.sampled_from([price, price + 1, max(price - 1, 0)]), label="max price")
-        amounts = [0, price * packs, price * 5 + 3, max(price - 1, 0)]
+        packs = data.draw(st.sampled_from([1, 2, 3, 0]), label="packs")
+        bound = data.draw(st.sampled_from([price, price, price + 1, max(price - 1, 0)]), label="max price")
+        amounts = [price * 9 + 3, price * packs, 0, max(price - 1, 0)]
         auto = AutoCharge(data.draw(st.sampled_from(amounts), label="budget"), packs, bound)
         held = self.model._state.auto_charges.get(licence.id, AutoCharge()).budget
         value = self.coins(data, product.listing.token, max(0, auto.budget - held))
@@ -469,7 +479,8 @@ class LicenseMachine(RuleBasedStateMachine):
         )
 
     def reviews(self, data: st.DataObject) -> None:
-        licence, stars = self.a_licence(data, status=Status.COMPLETED), data.draw(st.integers(0, 6), label="stars")
+        licence = self.a_licence(data, Status.COMPLETED, reviewed=False)
+        stars = data.draw(st.sampled_from([1, 2, 3, 4, 5, 0, 6]), label="stars")
         sender = self.who(data, licence.licensee)
         self.do(
             lambda: self.license.review(licence.id, stars, "", bytes(32), sender=sender),
