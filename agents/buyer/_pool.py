@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from agents.buyer._policy import Policy
 from penstock.consumer import BothSession, ChannelSession, Consumer, Listing, Session
-from penstock.errors import AnswerCut, PenstockError, StreamLeftOpen
+from penstock.errors import AnswerCut, NodeUnavailable, PenstockError, StreamLeftOpen, TransactionLost
 from penstock.types import OfferId, StreamId
 
 AnySession = Session | ChannelSession  # a BothSession is a ChannelSession
@@ -230,6 +230,8 @@ class Pool:
                 return
             try:
                 await stream.extend(self._policy.step_seconds)
+            except (NodeUnavailable, TransactionLost) as error:
+                self._warn(f"stream {stream.stream[:10]} is not topped up, and will be tried again: {error}")
             except PenstockError as error:
                 held.stuck = True
                 self._warn(f"stream {stream.stream[:10]} is not topped up, and ends when it is used up: {error}")

@@ -244,7 +244,13 @@ async def test_nobody_answers(two: Two, consumer: Consumer) -> None:
 
 
 async def test_an_answer_of_more_than_text_ends_where_its_provider_does(two: Two, consumer: Consumer) -> None:
+    """Or begins anew, for a client that has nothing of it yet."""
     two.layer.way = Dies(9)
+    async with Buyer(consumer, CHEAPEST) as buyer:
+        answer = await buyer.start(Job(CHAT, BODY | {"n": 2}, two.wish()))
+        whole = await answer.whole()
+        assert [one.outcome for one in answer.purchases] == ["connection_lost", "done"]
+        assert [choice["finish_reason"] is not None for choice in whole["choices"]] == [True, True]
     async with Buyer(consumer, CHEAPEST) as buyer:
         answer = await buyer.start(Job(CHAT, BODY | {"n": 2}, two.wish()))
         with pytest.raises(AnswerCut, match="cannot be continued") as cut:
