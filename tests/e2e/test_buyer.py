@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from agents.buyer import Buyer, Filters, Job, Policy, Purchase, Wish
+from penstock.caps import Caps
 from penstock.chain.web3 import Web3Chain
 from penstock.consumer import Consumer, Waits
-from penstock.errors import AllFailed, AnswerCut, GatewayRefused
+from penstock.errors import AllFailed, AnswerCut, CapExceeded, GatewayRefused
 from penstock.journal import Journal, State
+from penstock.types import NATIVE
 from penstock.wire.completions import CHAT
 from provider.admission import Refusal
 from provider.engines.upstream import UpstreamEngine
@@ -283,3 +285,25 @@ async def test_what_nobody_uses_is_closed(rig: Rig, consumer: Consumer) -> None:
         await until(lambda: {one.state for one in records()} == {State.CLOSED})
         await (await buyer.start(Job(CHAT, BODY, Wish.parse(f"{MODEL}@{rig.me}")))).whole()
     assert len({one.id for one in records()}) == 2
+
+
+async def test_caps_hold_and_idle_sessions_make_room(
+    two: Two, node: Node, chain: Web3Chain, tmp_path: Path, consumer: Consumer
+) -> None:
+    """What is open counts: a cap for one deposit lets one provider after another be asked, and nothing beyond."""
+    good, bad = (rig.offer().terms for rig in (two.good, two.bad))
+    one_deposit = Policy().step_answers * good.owed(400, 28)
+    assert bad.owed(400, 28) * Policy().step_answers > one_deposit // 3
+    with Journal(tmp_path / "capped.db") as journal:
+        caps = {NATIVE: Caps(hour=one_deposit)}
+        async with (
+            Consumer(chain, fresh_account(node), journal, waits=consumer.waits, caps=caps) as capped,
+            Buyer(capped, CHEAPEST) as buyer,
+        ):
+            for rig in (two.good, two.bad, two.good):
+                whole = await (await buyer.start(Job(CHAT, BODY, two.wish(f"{MODEL}@{rig.me}")))).whole()
+                assert whole["usage"]["completion_tokens"]
+            with pytest.raises(CapExceeded):
+                await buyer.start(Job(CHAT, BODY | {"max_tokens": 4000}, two.wish()))
+        assert [record.state for record in journal.channels()] == [State.CLOSED] * len(journal.channels())
+        assert {record.provider for record in journal.channels()} == {two.good.me, two.bad.me}
