@@ -480,6 +480,20 @@ def fee(cost: int) -> int:
     return cost * TREASURY_BPS // BPS
 
 
+def upgrade_cost(product: Product, licence: Licence, tier: Tier, now: int) -> int:
+    """What a higher tier costs: the difference in price of what is left, rounded up."""
+    more = max(0, product.prices[tier.place] - product.prices[licence.tier.place])
+    unit = product.listing.unit
+    match product.listing.kind:
+        case Kind.SUBSCRIPTION:
+            left = max(0, licence.expires_at - now)
+        case Kind.USAGE:
+            left = licence.bought - licence.used
+        case _:
+            return more
+    return -(-more * left // unit)
+
+
 @dataclass
 class _Node:
     product: Product

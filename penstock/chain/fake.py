@@ -23,6 +23,7 @@ from eth_utils.crypto import keccak
 
 from penstock.accrual import MAX_RATE, MAX_TIME, StreamState, flow
 from penstock.chain._batches import require_batch
+from penstock.chain._fake_licences import FakeLicences, Shop
 from penstock.chain._fake_slashing import BOND, Judge, was_signer
 from penstock.chain.port import Account
 from penstock.channels import CLOSE_DELAY, MAX_DEPOSIT, ChannelState
@@ -37,6 +38,16 @@ from penstock.errors import (
     TransactionLost,
 )
 from penstock.faults import Fault
+from penstock.licences import (
+    AutoCharge,
+    Licence,
+    LicenceEvent,
+    LicenceId,
+    Product,
+    ProductId,
+    Rating,
+    Release,
+)
 from penstock.networks import LOCAL_CHAIN_ID
 from penstock.types import (
     NATIVE,
@@ -72,6 +83,7 @@ from penstock.types import (
     Terms,
     Token,
     ToppedUp,
+    VaultSpent,
     VaultWithdrawn,
     Verdict,
     Voucher,
@@ -84,6 +96,7 @@ from penstock.wire.eip712 import (
     Domain,
     cancel_digest,
     channel_order_digest,
+    license_domain,
     order_digest,
     permit_digest,
     recover,
@@ -141,6 +154,16 @@ class _State:
     challenges: dict[str, Challenge] = field(default_factory=dict)
     credits: dict[tuple[Address, Address], int] = field(default_factory=dict)
     """At Slashing, by token and account."""
+    spendable: dict[tuple[Address, Address, Address], int] = field(default_factory=dict)
+    """By token, owner and spender."""
+    treasury: Address = ZERO_ADDRESS
+    products: dict[ProductId, Product] = field(default_factory=dict)
+    releases: dict[tuple[ProductId, int], Release] = field(default_factory=dict)
+    ratings: dict[ProductId, Rating] = field(default_factory=dict)
+    licences: dict[LicenceId, Licence] = field(default_factory=dict)
+    earlier_keys: dict[LicenceId, tuple[Address, int]] = field(default_factory=dict)
+    """The session key before, and the last second at which it counts."""
+    auto_charges: dict[LicenceId, AutoCharge] = field(default_factory=dict)
 
     def copy(self) -> _State:
         return _State(**{each.name: copy.copy(getattr(self, each.name)) for each in fields(self)})
@@ -152,9 +175,10 @@ class _Mined:
     state: _State
     events: tuple[Event, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    licences: tuple[LicenceEvent, ...] = ()
 
 
-class FakeChain:
+class FakeChain(FakeLicences):
     """A chain with Penstock on it, in this process. See the top of this module."""
 
     def __init__(
@@ -171,12 +195,13 @@ class FakeChain:
         self.registry = _place("Registry")
         self.staking = _place("Staking")
         self.slashing = _place("Slashing")
+        self.license = _place("License")
         self._clock = clock
         self._minimum_stake = minimum_stake
         self._cover_per_slot = cover_per_slot
         self._made = 0
         first = Block(0, self._hash(), "0x" + "00" * 32, clock() if clock else START)
-        self._blocks = [_Mined(first, _State())]
+        self._blocks = [_Mined(first, _State(treasury=_place("treasury")))]
         self._out = False
         self._to_lose: list[bool] = []
 
@@ -367,6 +392,9 @@ class FakeChain:
     async def vault_balance(self, token: Address, account: Address) -> int:
         return (await self._latest()).state.vault.get((token, account), 0)
 
+    async def spendable(self, token: Address, owner: Address, spender: Address) -> int:
+        return (await self._latest()).state.spendable.get((token, owner, spender), 0)
+
     async def streams(self, ids: Sequence[StreamId]) -> list[StreamState | None]:
         streams = (await self._latest()).state.streams
         return [streams.get(item) for item in ids]
@@ -553,6 +581,13 @@ class FakeChain:
 
         return await self._transact(owner, "allowing StreamPay to take tokens", act)
 
+    async def allow_spender(self, owner: Account, spender: Address, token: Address, amount: int) -> Receipt:
+        def act(pay: _StreamPay) -> None:
+            pay.require_fits((amount, _UINT256))
+            pay.state.spendable[token, owner.address, spender] = amount
+
+        return await self._transact(owner, "letting a contract spend", act)
+
     # --- writing: the registry and the stakes ---
 
     async def register(
@@ -685,7 +720,23 @@ class FakeChain:
             account, doing, lambda pay: act(Judge(pay, domain, self._cover_per_slot, _require)), value, to=self.slashing
         )
 
+    # --- licences: the rest is in FakeLicences ---
+
+    async def licence_events(self, first: int, last: int) -> list[LicenceEvent]:
+        await self._latest()
+        return [event for mined in self._blocks[max(first, 0) : last + 1] for event in mined.licences]
+
+    async def _trade(self, account: Account, doing: str, act: Callable[[Shop], None], value: int = 0) -> Receipt:
+        def in_shop(pay: _StreamPay) -> None:
+            act(Shop(pay, self.license, self.license_domain, _require))
+
+        return await self._transact(account, doing, in_shop, value)
+
     # --- domains ---
+
+    @cached_property
+    def license_domain(self) -> Domain:
+        return license_domain(self.chain_id, self.license)
 
     @property
     def slashing_domain(self) -> Domain:
@@ -731,10 +782,11 @@ class FakeChain:
         timestamp: int,
         name: str | None = None,
         verdicts: Sequence[Verdict] = (),
+        licences: Sequence[LicenceEvent] = (),
     ) -> None:
         last = self._blocks[-1].block
         block = Block(last.number + 1, name or self._hash(), last.hash, timestamp)
-        self._blocks.append(_Mined(block, state, tuple(events), tuple(verdicts)))
+        self._blocks.append(_Mined(block, state, tuple(events), tuple(verdicts), tuple(licences)))
 
     async def _transact(
         self,
@@ -767,11 +819,11 @@ class FakeChain:
         state.coins[sender] -= fee
         if self._to_lose:
             if self._to_lose.pop(0):
-                self._mine(state, pay.events, pay.now, block, pay.verdicts)
+                self._mine(state, pay.events, pay.now, block, pay.verdicts, pay.licences)
             raise TransactionLost(name, f"{doing}: transaction {name} was not mined in time; it may still be")
-        self._mine(state, pay.events, pay.now, block, pay.verdicts)
-        number, events, verdicts = self._blocks[-1].block.number, tuple(pay.events), tuple(pay.verdicts)
-        return Receipt(name, number, pay.now, GAS, GAS_PRICE, events, verdicts)
+        self._mine(state, pay.events, pay.now, block, pay.verdicts, pay.licences)
+        mined = self._blocks[-1]
+        return Receipt(name, mined.block.number, pay.now, GAS, GAS_PRICE, mined.events, mined.verdicts, mined.licences)
 
     def _permit_separator(self, token: Address, state: _State) -> bytes:
         return Domain(state.tokens[token].symbol, self.chain_id, token).separator
@@ -787,6 +839,7 @@ class _StreamPay:
         self.now = chain.now
         self.events: list[Event] = []
         self.verdicts: list[Verdict] = []
+        self.licences: list[LicenceEvent] = []
         self.block = chain._blocks[-1].block.number + 1
         self._place = (self.block, block, self.now, transaction)
 
@@ -796,6 +849,10 @@ class _StreamPay:
     def judge(self, kind: Callable[..., Verdict], *values: object) -> None:
         """What Slashing says."""
         self.verdicts.append(kind(Place(*self._place, len(self.verdicts)), *values))
+
+    def license(self, kind: Callable[..., LicenceEvent], *values: object) -> None:
+        """What License says."""
+        self.licences.append(kind(Place(*self._place, len(self.licences)), *values))
 
     # Signatures.
 
@@ -874,19 +931,44 @@ class _StreamPay:
         self.log(VaultWithdrawn, token, self.sender, to, amount)
         self.push(token, to, amount)
 
-    def _spend(self, token: Address, payer: Address, amount: int, from_vault: int) -> tuple[int, int]:
+    def pay(
+        self, payer: Address, spender: Address, token: Address, payments: Sequence[tuple[Address, int]], coins: int
+    ) -> None:
+        """As `spender` calls it, with so many coins."""
+        paid = 0
+        for account, amount in payments:
+            if amount:
+                self.credit(token, account, amount)
+                self.log(Deposited, token, account, payer, amount)
+                paid += amount
+        limit = _UINT256
+        if spender != payer and coins < paid:
+            limit = self.state.spendable.get((token, payer, spender), 0)
+        spent, lacking = self._spend(token, payer, paid, limit, coins)
+        _require(spent + lacking <= limit, "vault: spender may not take so much")
+        if limit != _UINT256:
+            self.state.spendable[token, payer, spender] = limit - spent - lacking
+        if spent:
+            self.log(VaultSpent, token, payer, spender, spent)
+        if lacking:
+            self._pull(token, payer, lacking)
+
+    def _spend(
+        self, token: Address, payer: Address, amount: int, from_vault: int, coins: int | None = None
+    ) -> tuple[int, int]:
         """What the vault balance pays, and what the allowance must."""
+        coins = self.value if coins is None else coins
         if token == NATIVE:
-            if self.value >= amount:
-                if self.value > amount:
-                    self.credit(token, payer, self.value - amount)
-                    self.log(Deposited, token, payer, payer, self.value - amount)
+            if coins >= amount:
+                if coins > amount:
+                    self.credit(token, payer, coins - amount)
+                    self.log(Deposited, token, payer, payer, coins - amount)
                 return 0, 0
-            lacking = amount - self.value
+            lacking = amount - coins
             _require(lacking <= from_vault, "vault: value too low")
             self._debit(token, payer, lacking)
             return lacking, 0
-        _require(self.value == 0, "vault: value sent with a token")
+        _require(coins == 0, "vault: value sent with a token")
         held = min(self.state.vault.get((token, payer), 0), from_vault, amount)
         if held:
             self._debit(token, payer, held)
@@ -929,7 +1011,7 @@ class _StreamPay:
     # Streams.
 
     def open(self, key: StreamKey, rate: int, duration: int, from_vault: int) -> None:
-        self._require_fits((rate, MAX_RATE), (duration, MAX_TIME), (from_vault, _UINT256))
+        self.require_fits((rate, MAX_RATE), (duration, MAX_TIME), (from_vault, _UINT256))
         _require(key.payee != ZERO_ADDRESS, "streams: zero payee")
         _require(key.payee != key.payer, "streams: payer is the payee")
         _require(key.session_key != ZERO_ADDRESS, "streams: zero session key")
@@ -945,7 +1027,7 @@ class _StreamPay:
             self._pull(key.token, key.payer, lacking)
 
     def top_up(self, key: StreamKey, funder: Address, duration: int, from_vault: int) -> None:
-        self._require_fits((duration, MAX_TIME), (from_vault, _UINT256))
+        self.require_fits((duration, MAX_TIME), (from_vault, _UINT256))
         state = self._stream(key)
         _require(self.now < state.end, "streams: already ended")
         _require(duration > 0, "streams: zero duration")
@@ -990,7 +1072,7 @@ class _StreamPay:
     # Channels.
 
     def open_channel(self, key: StreamKey, deposit: int, from_vault: int) -> None:
-        self._require_fits((deposit, _UINT256), (from_vault, _UINT256))
+        self.require_fits((deposit, _UINT256), (from_vault, _UINT256))
         _require(key.payee != ZERO_ADDRESS, "channels: zero payee")
         _require(key.payee != key.payer, "channels: payer is the payee")
         _require(key.session_key != ZERO_ADDRESS, "channels: zero session key")
@@ -1004,7 +1086,7 @@ class _StreamPay:
             self._pull(key.token, key.payer, lacking)
 
     def top_up_channel(self, key: StreamKey, amount: int, from_vault: int) -> None:
-        self._require_fits((amount, _UINT256), (from_vault, _UINT256))
+        self.require_fits((amount, _UINT256), (from_vault, _UINT256))
         channel = self._channel(key)
         _require(amount > 0, "channels: zero amount")
         _require(amount <= MAX_DEPOSIT - channel.deposit, "channels: deposit too large")
@@ -1080,7 +1162,10 @@ class _StreamPay:
             raise _Refused("registry: not the owner")
         return found
 
-    def _require_fits(self, *values: tuple[int, int]) -> None:
+    def require_text(self, text: str, most: int) -> None:
+        _require_text(text, most)
+
+    def require_fits(self, *values: tuple[int, int]) -> None:
         for value, most in values:
             if not 0 <= value <= most:
                 raise ChainError(f"{self.doing}: a value does not fit the contract: {value}")

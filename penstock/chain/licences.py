@@ -1,6 +1,6 @@
 """The part of the port that is about products and licences: all that Penstock asks of License.vy.
 
-`NoContract` where the deployment has none. `NotFound` where a product or licence does not exist.
+`NotFound` where a product, release or licence does not exist.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 
 class Licences(Protocol):
-    license: Address | None
-    """The contract; None where nothing is licensed."""
+    license: Address
+    """The contract."""
 
     # --- reading ---
 
@@ -140,6 +140,4 @@ class Licences(Protocol):
     # --- the domain of tickets ---
 
     @property
-    def license_domain(self) -> Domain | None:
-        """None where there is no License."""
-        ...
+    def license_domain(self) -> Domain: ...

@@ -29,6 +29,7 @@ CHANNEL_TYPE = keccak(
 )
 VOUCHER_TYPE = keccak(text="Voucher(bytes32 channelId,uint128 cumulativeAmount)")
 STANDING_TYPE = keccak(text="StandingOrder(bytes32 streamId,uint64 start,uint40 ahead,uint40 until)")
+TICKET_TYPE = keccak(text="Ticket(uint256 license,uint256 used)")
 PERMIT_TYPE = keccak(text="Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)")
 
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
@@ -100,6 +101,15 @@ def voucher_digest(domain: Domain, channel: StreamId, cumulative: int) -> bytes:
 def standing_order_digest(domain: Domain, stream: StreamId, start: int, order: StandingOrder) -> bytes:
     values = [STANDING_TYPE, unhex(stream), start, order.ahead, order.until]
     return domain.digest(keccak(encode(["bytes32", "bytes32", "uint64", "uint40", "uint40"], values)))
+
+
+def license_domain(chain_id: int, contract: Address) -> Domain:
+    """The domain that License checks: tickets."""
+    return Domain("Penstock License", chain_id, contract)
+
+
+def ticket_digest(domain: Domain, licence: int, used: int) -> bytes:
+    return domain.digest(keccak(encode(["bytes32", "uint256", "uint256"], [TICKET_TYPE, licence, used])))
 
 
 def permit_digest(separator: bytes, owner: Address, spender: Address, value: int, nonce: int, deadline: int) -> bytes:
