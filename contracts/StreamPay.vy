@@ -78,7 +78,6 @@ def deposit_for(account: address, token: address, amount: uint256) -> uint256:
     @notice Pay into somebody else's vault balance; only that account can spend it.
     @return What was credited.
     """
-    assert account != empty(address), "vault: zero account"
     return vault._pay_in(token, msg.sender, account, amount, msg.value)
 
 
@@ -86,6 +85,27 @@ def deposit_for(account: address, token: address, amount: uint256) -> uint256:
 def withdraw_vault(token: address, amount: uint256, to: address):
     """@notice Take `amount` of the caller's vault balance out, to `to`."""
     vault._take_out(token, msg.sender, amount, to)
+
+
+@external
+@payable
+def pay(payer: address, token: address, payments: DynArray[IStreamPay.Payment, vault.MAX_PAYMENTS]):
+    """
+    @notice Credit accounts in the vault. It is paid with the value sent, then the payer's vault balance, then
+        (ERC-20) its allowance; coins sent in excess are credited to the payer.
+    @param payer The caller, or who let it with `allow_spender`.
+    """
+    vault._pay(payer, token, payments, msg.value)
+
+
+@external
+def allow_spender(spender: address, token: address, amount: uint256):
+    """
+    @notice Let a contract pay up to `amount` for the caller, by `pay`; the maximum: without end. Replaces what
+        was allowed before.
+    """
+    vault._spendable[msg.sender][spender][token] = amount
+    log IStreamPay.SpenderAllowed(owner=msg.sender, spender=spender, token=token, amount=amount)
 
 
 # --- streams: the payer's side -------------------------------------------------------------------
@@ -519,6 +539,13 @@ def renounce_guardian():
 def balance_of(token: address, account: address) -> uint256:
     """@return What the account may withdraw from the vault."""
     return vault._balance_of(token, account)
+
+
+@external
+@view
+def spendable(token: address, owner: address, spender: address) -> uint256:
+    """@return What the spender may still pay for the owner."""
+    return vault._spendable[owner][spender][token]
 
 
 @external

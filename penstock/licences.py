@@ -1,4 +1,4 @@
-"""Products, the licences to use them, and what License.vy says of both; its arithmetic, for whoever checks it.
+"""Products, the licences to use them, and what Catalogue.vy and License.vy say of them, with their arithmetic.
 
 Nothing here talks to a chain. Amounts are integers of the token's base units, times Unix seconds; products and
 licences are numbered from 1. A gateway that must not ask a node at each request keeps `Licence` values from events
@@ -459,7 +459,7 @@ LicenceEvent = (
     | AutoChargeChanged
     | Reviewed
 )
-"""All that License says of products and licences."""
+"""All that the catalogue and License say of products and licences."""
 
 
 # --- who gets what -------------------------------------------------------------------------------

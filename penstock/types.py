@@ -516,7 +516,7 @@ class Receipt:
     verdicts: Sequence[Verdict] = field(default=())
     """What Slashing said in it."""
     licences: Sequence[LicenceEvent] = field(default=())
-    """What License said in it."""
+    """What the catalogue and License said in it."""
 
     @property
     def fee(self) -> int:

@@ -20,6 +20,7 @@ from ..interfaces import IStreamPay
 initializes: assets
 
 MASK_128: constant(uint256) = 2**128 - 1
+MAX_PAYMENTS: constant(uint256) = 32
 
 
 interface IPermit2:
@@ -46,6 +47,8 @@ struct TransferDetails:
 
 _PERMIT2: immutable(address)
 _words: HashMap[address, HashMap[address, uint256]]  # token -> account -> word
+# owner -> spender -> token -> base units that the spender may still pay for it; the maximum: without end
+_spendable: HashMap[address, HashMap[address, HashMap[address, uint256]]]
 
 
 @deploy
@@ -106,8 +109,7 @@ def _pay_in(token: address, funder: address, account: address, amount: uint256, 
         assert coins == 0, "vault: value sent with a token"
         arrived = assets._pull(token, funder, amount)
     assert arrived > 0, "vault: nothing arrived"
-    self._credit(token, account, arrived)
-    log IStreamPay.Deposited(token=token, account=account, funder=funder, amount=arrived)
+    self._credit_from(funder, token, account, arrived)
     return arrived
 
 
@@ -121,7 +123,7 @@ def _spend(token: address, payer: address, amount: uint256, coins: uint256, from
     if token == assets.NATIVE:
         if coins >= amount:
             if coins > amount:
-                self._credit_excess(token, payer, unsafe_sub(coins, amount))
+                self._credit_from(payer, token, payer, unsafe_sub(coins, amount))
             return 0, 0
         lacking: uint256 = unsafe_sub(amount, coins)
         assert lacking <= from_vault, "vault: value too low"
@@ -146,13 +148,46 @@ def _draw(token: address, payer: address, lacking: uint256):
     arrived: uint256 = assets._pull(token, payer, lacking)
     assert arrived >= lacking, "vault: the token kept a fee, deposit first"
     if arrived > lacking:
-        self._credit_excess(token, payer, unsafe_sub(arrived, lacking))
+        self._credit_from(payer, token, payer, unsafe_sub(arrived, lacking))
 
 
 @internal
-def _credit_excess(token: address, account: address, amount: uint256):
+def _pay(
+    payer: address,
+    token: address,
+    payments: DynArray[IStreamPay.Payment, MAX_PAYMENTS],
+    coins: uint256,
+):
+    """
+    @notice Credit each account at the cost of `payer`: coins first, then its vault balance, then its allowance,
+        as far as it lets the caller.
+    """
+    paid: uint256 = 0
+    for payment: IStreamPay.Payment in payments:
+        self._credit_from(payer, token, payment.account, payment.amount)
+        paid = unsafe_add(paid, payment.amount)  # each is below 2**128
+    limit: uint256 = max_value(uint256)
+    if coins < paid and msg.sender != payer:
+        limit = self._spendable[payer][msg.sender][token]
+    spent: uint256 = 0
+    lacking: uint256 = 0
+    spent, lacking = self._spend(token, payer, paid, coins, limit)
+    if limit != max_value(uint256):
+        taken: uint256 = unsafe_add(spent, lacking)
+        assert taken <= limit, "vault: spender may not take so much"
+        self._spendable[payer][msg.sender][token] = unsafe_sub(limit, taken)
+    if spent > 0:
+        log IStreamPay.VaultSpent(token=token, account=payer, spender=msg.sender, amount=spent)
+    if lacking > 0:
+        self._draw(token, payer, lacking)
+
+
+@internal
+def _credit_from(funder: address, token: address, account: address, amount: uint256):
+    """@notice Owe `amount` more to `account`, and say who paid it."""
+    assert account != empty(address), "vault: zero account"
     self._credit(token, account, amount)
-    log IStreamPay.Deposited(token=token, account=account, funder=account, amount=amount)
+    log IStreamPay.Deposited(token=token, account=account, funder=funder, amount=amount)
 
 
 @internal
@@ -188,7 +223,7 @@ def _use_permit(token: address, owner: address, permit: IStreamPay.Permit):
             owner,
             permit.signature,
         )
-        self._credit_excess(token, owner, assets._stop_measuring(token, before))
+        self._credit_from(owner, token, owner, assets._stop_measuring(token, before))
 
 
 @internal

@@ -1,4 +1,4 @@
-"""License.vy's rules in memory, for `penstock.chain.fake`."""
+"""Catalogue.vy's and License.vy's rules in memory, for `penstock.chain.fake`."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ Found = TypeVar("Found")
 
 
 class Shop:
-    """One call to License under way, on a copy of the state. `require` refuses with a reason, as the contract does."""
+    """One call to the catalogue or to License under way, on a copy of the state. `require` refuses with a reason, as the contracts do."""
 
     def __init__(self, pay: _StreamPay, address: Address, domain: Domain, require: Require) -> None:
         self._pay, self._address, self._domain, self._require = pay, address, domain, require
@@ -89,16 +89,16 @@ class Shop:
             self._pay.require_text(text, most)
         self._pay.require_fits((listing.unit, _UINT256), (listing.refund_window, _UINT256))
         require = self._require
-        require(len(listing.name) > 0, "license: empty name")
+        require(len(listing.name) > 0, "catalogue: empty name")
         if listing.kind is Kind.SUBSCRIPTION:
-            require(listing.unit in (DAY, WEEK, MONTH), "license: period is not a day, 7 or 30 days")
+            require(listing.unit in (DAY, WEEK, MONTH), "catalogue: period is not a day, 7 or 30 days")
         elif listing.kind is Kind.USAGE:
-            require(0 < listing.unit <= MAX_UNITS, "license: no such pack of units")
+            require(0 < listing.unit <= MAX_UNITS, "catalogue: no such pack of units")
         else:
-            require(listing.unit == 0, "license: unit without a use")
-        require(listing.refund_window <= MAX_REFUND_WINDOW, "license: refund window too long")
-        require(listing.kind is not Kind.FREE or listing.refund_window == 0, "license: nothing to refund")
-        require(listing.token == NATIVE or listing.token in self._state.tokens, "license: token is not a contract")
+            require(listing.unit == 0, "catalogue: unit without a use")
+        require(listing.refund_window <= MAX_REFUND_WINDOW, "catalogue: refund window too long")
+        require(listing.kind is not Kind.FREE or listing.refund_window == 0, "catalogue: nothing to refund")
+        require(listing.token == NATIVE or listing.token in self._state.tokens, "catalogue: token is not a contract")
         depth, nodes = self._tree(listing)
         self._require_prices(listing.kind, prices)
         number = ProductId(len(self._state.products) + 1)
@@ -114,21 +114,21 @@ class Shop:
         self._require(len(listing.parts) <= MAX_PARTS, "no reason given")
         for part in listing.parts:
             found = self._state.products.get(part.product)
-            self._require(found is not None, "license: no such part")
+            self._require(found is not None, "catalogue: no such part")
             assert found is not None
-            self._require(part.share > 0, "license: part without a share")
+            self._require(part.share > 0, "catalogue: part without a share")
             shared += part.share
             depth = max(depth, found.depth + 1)
             nodes += found.nodes
-        self._require(shared <= BPS, "license: more than the whole is shared")
-        self._require(depth <= MAX_DEPTH, "license: tree too deep")
-        self._require(nodes <= MAX_NODES, "license: tree too large")
+        self._require(shared <= BPS, "catalogue: more than the whole is shared")
+        self._require(depth <= MAX_DEPTH, "catalogue: tree too deep")
+        self._require(nodes <= MAX_NODES, "catalogue: tree too large")
         return depth, nodes
 
     def _require_prices(self, kind: Kind, prices: Prices) -> None:
         self._pay.require_fits(*((price, _UINT256) for price in prices))
-        self._require(all(price <= MAX_PRICE for price in prices), "license: price too large")
-        self._require((kind is Kind.FREE) == (not any(prices)), "license: free of charge or not")
+        self._require(all(price <= MAX_PRICE for price in prices), "catalogue: price too large")
+        self._require((kind is Kind.FREE) == (not any(prices)), "catalogue: free of charge or not")
 
     def add_release(self, number: ProductId, release: Release) -> None:
         for text in (release.terms_uri, release.docs_uri):
@@ -140,7 +140,7 @@ class Shop:
         product = self._state.products[number]
         last = self._state.releases.get((number, product.releases))
         above = release.version.packed > (last.version.packed if last else 0)
-        self._require(above, "license: version not above the one before")
+        self._require(above, "catalogue: version not above the one before")
         count = product.releases + 1
         self._state.releases[number, count] = release
         self._state.products[number] = replace(product, releases=count)
@@ -160,7 +160,7 @@ class Shop:
     def _published(self, number: ProductId) -> Product:
         """The product that is the sender's."""
         product = self._state.products.get(number)
-        self._require(product is not None and product.publisher == self._pay.sender, "license: not the publisher")
+        self._require(product is not None and product.publisher == self._pay.sender, "catalogue: not the publisher")
         assert product is not None
         return product
 
@@ -292,7 +292,8 @@ class Shop:
     def revoke(self, id: LicenceId, reason: str) -> None:
         self._pay.require_text(reason, 200)
         licence = self._in_force(id)
-        product = self._published(licence.product)
+        product = self._state.products[licence.product]
+        self._require(self._pay.sender == product.publisher, "license: not the publisher")
         self._require(product.listing.revocable, "license: not revocable")
         refund = licence.paid if licence.status is Status.PENDING else 0
         self._end(licence, Status.REVOKED)
@@ -434,8 +435,6 @@ class Shop:
 
 class FakeLicences:
     """What FakeChain does of `penstock.chain.licences.Licences`."""
-
-    license: Address
 
     if TYPE_CHECKING:
 

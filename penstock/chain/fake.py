@@ -195,6 +195,7 @@ class FakeChain(FakeLicences):
         self.registry = _place("Registry")
         self.staking = _place("Staking")
         self.slashing = _place("Slashing")
+        self.catalogue = _place("Catalogue")
         self.license = _place("License")
         self._clock = clock
         self._minimum_stake = minimum_stake
@@ -565,7 +566,6 @@ class FakeChain(FakeLicences):
 
     async def deposit(self, funder: Account, token: Address, amount: int, *, account: Address | None = None) -> Receipt:
         def act(pay: _StreamPay) -> None:
-            _require(account != ZERO_ADDRESS, "vault: zero account")
             pay.pay_in(token, account or funder.address, amount)
 
         value = amount if token == NATIVE else 0
@@ -921,6 +921,7 @@ class _StreamPay:
         if token != NATIVE:
             self._pull(token, self.sender, amount)
         _require(amount > 0, "vault: nothing arrived")
+        _require(account != ZERO_ADDRESS, "vault: zero account")
         self.credit(token, account, amount)
         self.log(Deposited, token, account, self.sender, amount)
 

@@ -1,4 +1,4 @@
-"""The part of the port that is about products and licences: all that Penstock asks of License.vy.
+"""The part of the port that is about products and licences: all that Penstock asks of Catalogue.vy and License.vy.
 
 `NotFound` where a product, release or licence does not exist.
 """
@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 
 
 class Licences(Protocol):
+    catalogue: Address
+    """Where the products are."""
     license: Address
-    """The contract."""
+    """Where the licences are."""
 
     # --- reading ---
 
@@ -74,7 +76,7 @@ class Licences(Protocol):
     async def treasury(self) -> Address: ...
 
     async def licence_events(self, first: int, last: int) -> list[LicenceEvent]:
-        """All that License said of products and licences in these blocks, both ends included, in order."""
+        """All that the catalogue and License said in these blocks, both ends included, in order."""
         ...
 
     # --- writing ---

@@ -199,7 +199,6 @@ class Model:
         self._pay_in(token, sender, sender, amount, value)
 
     def deposit_for(self, account: str, token: str, amount: int, *, sender: str, value: int) -> None:
-        require(account != COIN, "vault: zero account")
         self._pay_in(token, sender, account, amount, value)
 
     def _pay_in(self, token: str, funder: str, account: str, amount: int, value: int) -> None:
@@ -211,6 +210,7 @@ class Model:
             require(value == 0, "vault: value sent with a token")
             arrived = self._pull(token, funder, amount)
         require(arrived > 0, "vault: nothing arrived")
+        require(account != COIN, "vault: zero account")
         self._credit(token, account, arrived)
 
     def withdraw_vault(self, token: str, amount: int, to: str, *, sender: str, value: int) -> None:
