@@ -27,6 +27,7 @@ from penstock.wire.sessions import (
     SessionRequest,
     VoucherRequest,
 )
+from penstock.wire.skills import SKILLS_PATH
 from provider.accounts import Accounts
 from provider.admission import Admission, Refusal
 from provider.asgi import App, ClientLeft, Receive, Scope, Send, read_body
@@ -40,6 +41,8 @@ from provider.projection import Clock, Projection
 from provider.receipts import Receipts
 from provider.sessions import Sessions
 from provider.settings import Settings
+from provider.skills.app import add_routes
+from provider.skills.licensing import Licensing
 from provider.store import Store, Usage
 
 log = structlog.get_logger("provider")
@@ -69,9 +72,11 @@ class Provider:
         seller: Seller,
         signer: KeySigner | None = None,
         slashing: Domain | None = None,
+        licensing: Licensing | None = None,
     ) -> None:
         """`signer`: whose key signs receipts; None: the account's. `slashing`: for the contract that judges them; None:
-        there is none, and none are signed."""
+        there is none, and none are signed. `licensing`: None where nothing here has to do with licences."""
+        self.licensing = licensing
         self.settings, self.chain, self.engine, self.store, self.seller = settings, chain, engine, store, seller
         self.projection = Projection(
             chain,
@@ -98,6 +103,7 @@ class Provider:
         )
         self.sessions = Sessions(settings, chain, store, seller, self.projection, self.admission, self.accounts, clock)
         self.sessions.slashing = slashing.contract if slashing else None
+        self.sessions.licensing = licensing
         self.payouts = Payouts(
             chain, store, seller, self.projection, self.accounts, gas_multiple=settings.payout_gas_multiple
         )
@@ -133,6 +139,8 @@ class Provider:
         else:
             log.info("no contract judges receipts on this chain: none are signed")
         await self.accounts.load()
+        if self.licensing is not None:
+            await self.licensing.start()
         await self.gateway.start()
         every = self.settings.payout_seconds
         self._tasks = [
@@ -160,6 +168,8 @@ class Provider:
             with suppress(asyncio.CancelledError):
                 await task
         await self.gateway.stop()
+        if self.licensing is not None:
+            await self.licensing.stop()
         await self._flush()
         try:
             async with asyncio.timeout(_SETTLE_SECONDS):
@@ -203,9 +213,10 @@ def create_app(
     seller: Seller,
     signer: KeySigner | None = None,
     slashing: Domain | None = None,
+    licensing: Licensing | None = None,
 ) -> ProviderApp:
     """An ASGI application. It starts and stops what runs behind it in its lifespan; chain, engine and store are the
-    caller's to open and close. `signer` and `slashing` as `Provider` takes them."""
+    caller's to open and close. `signer`, `slashing` and `licensing` as `Provider` takes them."""
     provider = Provider(
         settings,
         chain=chain,
@@ -215,6 +226,7 @@ def create_app(
         seller=seller,
         signer=signer,
         slashing=slashing,
+        licensing=licensing,
     )
     return ProviderApp(provider)
 
@@ -325,9 +337,13 @@ def _routes(provider: Provider) -> FastAPI:
             )
         return _json(200, {"object": "list", "data": list(listed.values())})
 
+    if provider.licensing is not None and provider.licensing.service.served:
+        add_routes(app, provider.licensing.service)
+
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
-        shown = sessions.payment_required(error, request.url.path) if error.status == 402 else error
+        by_stream = error.status == 402 and not request.url.path.startswith(SKILLS_PATH)
+        shown = sessions.payment_required(error, request.url.path) if by_stream else error
         return _json(shown.status, shown.body, shown.headers)
 
     async def unknown(request: Request, error: Exception) -> Response:

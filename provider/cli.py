@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from penstock.errors import PenstockError
+from provider.skills.commands import skills
 
 if TYPE_CHECKING:
     from penstock.types import Address, ChannelEvent, StreamEvent, StreamId
@@ -28,7 +29,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_VERBS = ("start", "status", "earnings", "withdraw", "offers")
+_VERBS = ("start", "status", "earnings", "withdraw", "offers", "skills")
 _CHAIN, _PLACE, _GOODS, _ENGINE = "The chain", "Where it is served", "What is sold", "The engine"
 
 Config = Annotated[
@@ -41,6 +42,9 @@ AccountName = Annotated[
     str | None, typer.Option("--account", help="test:N, keystore file or alias, or env.", rich_help_panel=_CHAIN)
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON value a line on stdout.")]
+
+
+cli.command()(skills)
 
 
 def main() -> None:
@@ -111,16 +115,23 @@ def start(
         int | None, typer.Option(help="Seconds that a stream has, if the provider pays the gas to open it.")
     ] = None,
     payout_seconds: Annotated[float | None, typer.Option(help="Time between two withdrawals.")] = None,
+    skill: Annotated[list[int] | None, typer.Option(help="Execute this product of yours, too; repeatable.")] = None,
+    require_licence: Annotated[
+        int | None, typer.Option(help="Product of which payers must hold a licence.", rich_help_panel=_GOODS)
+    ] = None,
+    model_licence: Annotated[
+        int | None, typer.Option(help="Product under whose licence the model is served.", rich_help_panel=_GOODS)
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     log_json: Annotated[bool | None, typer.Option("--log-json", help="Logs as JSON lines.")] = None,
     json: Json = False,
 ) -> None:
     """Register, stake, list the offers, and serve until told to stop."""
-    given = {name: value for name, value in locals().items() if name not in ("config", "offer", "json")}
+    given = {name: value for name, value in locals().items() if name not in ("config", "offer", "skill", "json")}
     from provider.settings import load
 
-    settings = load({**given, "offers": tuple(offer or ())}, config)
-    _configure_log(settings)
+    settings = load({**given, "offers": tuple(offer or ()), "skills": tuple(skill or ())}, config)
+    configure_log(settings)
     from provider.service import Serving, serve
 
     def ready(serving: Serving) -> None:
@@ -196,7 +207,7 @@ def withdraw(
 ) -> None:
     """Take out all that is due now, whatever the gas. A provider that runs does it by itself on a schedule."""
     settings = _settings(config, network=network, rpc_url=rpc_url, deployment=deployment, account=account)
-    _configure_log(settings)
+    configure_log(settings)
     _run(_with_chain(settings, lambda c: _withdraw(c, settings, json)))
 
 
@@ -423,7 +434,7 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
     uvloop.run(work)
 
 
-def _configure_log(settings: Settings) -> None:
+def configure_log(settings: Settings) -> None:
     import logging
 
     import structlog

@@ -83,6 +83,21 @@ class Settings(BaseSettings):
     region: str = Field("", max_length=32)
     quantization: str = Field("", max_length=16)
 
+    # --- skills and licences ---
+    skills: tuple[int, ...] = ()
+    """Products of ours that are executed here, beside the model."""
+    skill_concurrency: int = Field(4, ge=1, le=1000)
+    """Calls of skills at once."""
+    skill_private_backends: bool = False
+    """Backends of HTTP skills, hosts that skills declare, and gateways of parts may be on this machine or a private
+    network."""
+    ipfs_url: str = ""
+    """HTTP API of an IPFS node; empty: skills are kept in HOME/content alone."""
+    require_licence: int = Field(0, ge=0)
+    """The product of which a payer must hold a licence to use our offers; 0: none."""
+    model_licence: int = Field(0, ge=0)
+    """The product under whose licence the model is served; 0: it needs none."""
+
     # --- the engine ---
     engine_url: str = ""
     """Base URL of an OpenAI-compatible server, with or without /v1; empty: the embedded engine."""
@@ -133,7 +148,12 @@ class Settings(BaseSettings):
     log_level: str = "info"
     log_json: bool = False
 
-    @field_validator("public_url", "engine_url", "rpc_url")
+    @property
+    def licensed(self) -> bool:
+        """Whether licences matter to it at all."""
+        return bool(self.skills or self.require_licence or self.model_licence)
+
+    @field_validator("public_url", "engine_url", "rpc_url", "ipfs_url")
     @classmethod
     def _is_url(cls, text: str) -> str:
         text = text.strip().rstrip("/")

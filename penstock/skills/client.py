@@ -47,13 +47,12 @@ from penstock.wire.skills import (
     SkillReceipt,
     SkillSessionAnswer,
     SkillUsage,
-    TicketBody,
     canonical,
     licence_key,
     new_licence_grant,
-    sign_ticket,
     skills_domain,
 )
+from penstock.wire.tickets import TicketBody, sign_ticket
 
 _GRACE_SECONDS = 15.0
 """On top of what the card lets a call take."""

@@ -21,12 +21,13 @@ from eth_utils.crypto import keccak
 
 from penstock.errors import Expired, WireError
 from penstock.keys import LocalAccount
-from penstock.licences import LicenceId, ProductId, Ticket
+from penstock.licences import LicenceId, ProductId
 from penstock.types import Address, hex32, unhex
 from penstock.wire._fields import read_address, read_bytes, read_bytes32, read_uint
-from penstock.wire.eip712 import Domain, KeySigner, require_signed, ticket_digest
+from penstock.wire.eip712 import Domain, KeySigner, require_signed
 from penstock.wire.receipts import NOTHING
 from penstock.wire.sessions import CLOCK_SKEW, MAX_GRANT_LIFE
+from penstock.wire.tickets import TicketBody
 
 SKILLS_PATH = "/v1/skills"
 """GET: what is served. GET {path}/{product}/card: the card. POST {path}/{product}/execute: call it."""
@@ -52,11 +53,6 @@ def licence_key(account: KeySigner, domain: Domain) -> LocalAccount:
     """The session key of an account's licences, made from the account's own signature: there is nothing to lose. Who
     has it can use the licences, and nothing else. `domain`: of `skills_domain`."""
     return LocalAccount(keccak(account.sign_digest(domain.digest(keccak(text="The session key of my licences")))))
-
-
-def sign_ticket(domain: Domain, key: KeySigner, licence: LicenceId, used: int) -> Ticket:
-    """`domain`: License's own."""
-    return Ticket(licence, used, key.sign_digest(ticket_digest(domain, licence, used)))
 
 
 def canonical(value: Any) -> bytes:
@@ -135,24 +131,6 @@ class SkillReceipt:
 
 
 # --- JSON bodies ---------------------------------------------------------------------------------
-
-
-class TicketBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    licence: int
-    used: int
-    signature: str
-
-    @classmethod
-    def of(cls, ticket: Ticket) -> TicketBody:
-        return cls(ticket.licence, ticket.used, hex32(ticket.signature))
-
-    def value(self) -> Ticket:
-        """WireError where a field is out of its range."""
-        return Ticket(
-            LicenceId(read_uint(self.licence, 64, "licence")),
-            read_uint(self.used, 64, "used"),
-            read_bytes(self.signature, "signature", 65),
-        )
 
 
 class LicenceGrantBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
