@@ -31,6 +31,7 @@ from penstock.types import (
     StreamId,
     StreamKey,
     ToppedUp,
+    VaultSpent,
     VaultWithdrawn,
     Withdrawn,
 )
@@ -51,7 +52,7 @@ class Books:
         match event:
             case Deposited():
                 self.vault[event.token, event.account] += event.amount
-            case VaultWithdrawn():
+            case VaultWithdrawn() | VaultSpent():
                 self.vault[event.token, event.account] -= event.amount
             case Opened():
                 self.vault[event.key.token, event.key.payer] -= event.from_vault

@@ -39,7 +39,7 @@ from penstock.errors import ChainError, ConfigError, NoContract, PenstockError, 
 from penstock.keys import load_account
 from penstock.networks import LOCAL_CHAIN_ID, NETWORKS, by_chain_id
 from penstock.types import ZERO_ADDRESS, Address, address, hex32
-from penstock.wire.eip712 import stream_pay_domain
+from penstock.wire.eip712 import license_domain, stream_pay_domain
 from penstock.wire.receipts import slashing_domain
 
 MINIMUM_STAKE = 10**17
@@ -66,15 +66,18 @@ def deploy(
     cover_per_slot: int | None = None,
     challenge_bond: int = CHALLENGE_BOND,
     permit2: str | None = None,
+    treasury: str | None = None,
 ) -> Deployment:
-    """Staking, Registry, StreamPay and Slashing, on a local chain the token TestUSD too; every immutable is read back.
+    """All of Penstock's contracts, on a local chain the token TestUSD too; every immutable is read back.
 
     `guardian` may pause opens and top-ups: the deploying account unless given, the zero address for nobody.
     `cover_per_slot` is what a provider must have staked for each slot on offer: a tenth of the minimum unless given.
+    `treasury` receives 2.5 % of the price of licences: the deploying account unless given.
     `permit2` is Uniswap's where this chain is known to have it. Nothing is written to disk. Raises ChainError.
     """
     chain_id = networks.provider.chain_id
     guardian = address(guardian if guardian is not None else str(account.address))
+    treasury = address(treasury if treasury is not None else str(account.address))
     permit2 = address(permit2) if permit2 is not None else _permit2(chain_id)
     if cover_per_slot is None:
         cover_per_slot = max(1, minimum_stake // SLOTS_BY_THE_MINIMUM)
@@ -84,15 +87,22 @@ def deploy(
         planned: list[tuple[ContractContainer, list[object]]] = [
             (project.Registry, [_created(account, account.nonce)]),
             (project.StreamPay, [guardian, permit2]),
+            (project.Catalogue, []),
         ]
         if chain_id == LOCAL_CHAIN_ID:
             planned.append((_test_token(), []))
         slasher = _created(account, account.nonce + 1 + len(planned))
         stake_terms: list[object] = [registry_address, ZERO_ADDRESS, minimum_stake, cover_per_slot, slasher]
         planned.insert(0, (project.Staking, stake_terms))
-        staking, registry, stream_pay, *tokens = _deploy(account, planned)
-        # It looks at the staking contract when it is made: that must be in a block before.
-        (slashing,) = _deploy(account, [(project.Slashing, [registry.address, staking.address, challenge_bond])])
+        staking, registry, stream_pay, catalogue, *tokens = _deploy(account, planned)
+        # These look at others when they are made: those must be in a block before.
+        slashing, license = _deploy(
+            account,
+            [
+                (project.Slashing, [registry.address, staking.address, challenge_bond]),
+                (project.License, [stream_pay.address, catalogue.address, treasury]),
+            ],
+        )
         arguments: dict[str, dict[str, object]] = {
             "StreamPay": {"guardian": guardian, "permit2": permit2},
             "Registry": {"staking": staking.address},
@@ -108,8 +118,21 @@ def deploy(
                 "staking": staking.address,
                 "challenge_bond": challenge_bond,
             },
+            "Catalogue": {},
+            "License": {
+                "stream_pay": stream_pay.address,
+                "catalogue": catalogue.address,
+                "treasury": treasury,
+            },
         }
-        made = {"StreamPay": stream_pay, "Registry": registry, "Staking": staking, "Slashing": slashing}
+        made = {
+            "StreamPay": stream_pay,
+            "Registry": registry,
+            "Staking": staking,
+            "Slashing": slashing,
+            "Catalogue": catalogue,
+            "License": license,
+        }
         for name, deployed in made.items():
             for argument, value in arguments[name].items():
                 _require(f"{name}'s {argument}", _read(deployed.address, name, argument), value)
@@ -117,6 +140,8 @@ def deploy(
         _require("StreamPay's domain", _read(stream_pay.address, "StreamPay", "domain_separator"), domain.separator)
         domain = slashing_domain(chain_id, slashing.address)
         _require("Slashing's domain", _read(slashing.address, "Slashing", "domain_separator"), domain.separator)
+        domain = license_domain(chain_id, license.address)
+        _require("License's domain", _read(license.address, "License", "domain_separator"), domain.separator)
     contracts = {
         name: DeployedContract(
             address=deployed.address,
@@ -247,6 +272,9 @@ class Status:
     guardian: Address
     pending_guardian: Address
     """Zero: no transfer is under way."""
+    treasury: Address
+    pending_treasury: Address
+    """Zero: no transfer is under way."""
     paused: bool
     providers: int
     offers: int
@@ -258,7 +286,8 @@ class Status:
 
 def status(deployment: Deployment) -> Status:
     """How a deployment on the connected chain stands."""
-    stream_pay, registry, staking = (_require_code(deployment, name) for name in ("StreamPay", "Registry", "Staking"))
+    names = ("StreamPay", "Registry", "Staking", "License")
+    stream_pay, registry, staking, license = (_require_code(deployment, name) for name in names)
     with _said_plainly("reading the contracts"):
         held = {networks.provider.network.ecosystem.fee_token_symbol: (networks.provider.get_balance(stream_pay), 18)}
         for symbol, token in deployment.tokens.items():
@@ -266,6 +295,8 @@ def status(deployment: Deployment) -> Status:
         return Status(
             guardian=_read(stream_pay, "StreamPay", "guardian"),
             pending_guardian=_read(stream_pay, "StreamPay", "pending_guardian"),
+            treasury=_read(license, "License", "treasury"),
+            pending_treasury=_read(license, "License", "pending_treasury"),
             paused=_read(stream_pay, "StreamPay", "paused"),
             providers=_read(registry, "Registry", "provider_count"),
             offers=_read(registry, "Registry", "offer_count"),
@@ -290,10 +321,27 @@ def accept_guardian(account: AccountAPI, deployment: Deployment) -> str:
     return _manage(account, deployment, "accepting the guardian's role", "accept_guardian")
 
 
-def _manage(account: AccountAPI, deployment: Deployment, doing: str, function: str, *arguments: object) -> str:
-    stream_pay = _require_code(deployment, "StreamPay")
+def transfer_treasury(account: AccountAPI, deployment: Deployment, to: Address) -> str:
+    """Offer to `to` to receive the treasury's part of licences' prices; it must accept. The transaction's hash."""
+    return _manage(account, deployment, "offering the treasury's role", "transfer_treasury", to, contract="License")
+
+
+def accept_treasury(account: AccountAPI, deployment: Deployment) -> str:
+    """Receive the treasury's part from now on, as was offered to the account. The transaction's hash."""
+    return _manage(account, deployment, "accepting the treasury's role", "accept_treasury", contract="License")
+
+
+def _manage(
+    account: AccountAPI,
+    deployment: Deployment,
+    doing: str,
+    function: str,
+    *arguments: object,
+    contract: str = "StreamPay",
+) -> str:
+    place = _require_code(deployment, contract)
     with _said_plainly(doing):
-        method = getattr(Contract(stream_pay, abi=abi.load("StreamPay")), function)
+        method = getattr(Contract(place, abi=abi.load(contract)), function)
         transaction = _send(account, method.as_transaction(*arguments, sender=account))
         _mined(transaction)
         return transaction

@@ -23,7 +23,7 @@ from penstock.errors import ConfigError
 from penstock.networks import by_chain_id
 from penstock.types import Address, address
 
-CONTRACTS = ("StreamPay", "Registry", "Staking", "Slashing")
+CONTRACTS = ("StreamPay", "Registry", "Staking", "Slashing", "Catalogue", "License")
 FOLDER = Path(__file__).parent / "deployments"
 
 
@@ -60,6 +60,14 @@ class Deployment:
     @property
     def slashing(self) -> Address:
         return self.contracts["Slashing"].address
+
+    @property
+    def catalogue(self) -> Address:
+        return self.contracts["Catalogue"].address
+
+    @property
+    def license(self) -> Address:
+        return self.contracts["License"].address
 
     @property
     def first_block(self) -> int:

@@ -28,6 +28,7 @@ from penstock.units import format_amount, parse_amount
     help="Who deploys: test:N, a keystore file or alias, or env. [default: test:0 on a local chain]",
 )
 @click.option("--guardian", help="Who may pause opens and top-ups: an address, or none. [default: the account]")
+@click.option("--treasury", help="Who receives 2.5 % of the price of licences: an address. [default: the account]")
 @click.option("--minimum-stake", help="Coins that a provider must stake to list offers. [default: 0.1]")
 @click.option(
     "--cover-per-slot", help="Coins that it must stake for each slot on offer. [default: a tenth of the minimum]"
@@ -44,19 +45,22 @@ from penstock.units import format_amount, parse_amount
 def cli(
     account: str | None,
     guardian: str | None,
+    treasury: str | None,
     minimum_stake: str | None,
     cover_per_slot: str | None,
     path: Path | None,
     replace: bool,
     as_json: bool,
 ) -> None:
-    """Deploy Staking, Registry, StreamPay and Slashing, and record them. What is recorded already is kept."""
+    """Deploy Penstock's contracts, and record them. What is recorded already is kept."""
     deployer.require_lasting_chain()
     chain_id = networks.provider.chain_id
     path = path or deployments.default_path(chain_id)
     wanted = {}
     if guardian:
         wanted["guardian"] = ZERO_ADDRESS if guardian == "none" else guardian
+    if treasury:
+        wanted["treasury"] = treasury
     if minimum_stake:
         wanted["minimum_stake"] = str(parse_amount(minimum_stake, 18))
     if cover_per_slot:
@@ -69,6 +73,7 @@ def cli(
         deployment = deployer.deploy(
             deployer.ape_account(account or "test:0"),
             guardian=wanted.get("guardian"),
+            treasury=wanted.get("treasury"),
             minimum_stake=int(wanted.get("minimum_stake", deployer.MINIMUM_STAKE)),
             cover_per_slot=int(wanted["cover_per_slot"]) if cover_per_slot else None,
         )
@@ -82,7 +87,7 @@ def cli(
 
 
 def require_agreement(deployment: Deployment, wanted: dict[str, str], path: Path) -> None:
-    found = {**deployment.contracts["StreamPay"].arguments, **deployment.contracts["Staking"].arguments}
+    found = {name: value for contract in deployment.contracts.values() for name, value in contract.arguments.items()}
     for name, value in wanted.items():
         if found[name].lower() != value.lower():
             raise ConfigError(
@@ -99,6 +104,7 @@ def show(deployment: Deployment, path: Path, is_new: bool) -> None:
         click.echo(f"  {symbol:<10} {token}")
     staking, stream_pay = deployment.contracts["Staking"], deployment.contracts["StreamPay"]
     click.echo(f"  guardian {stream_pay.arguments['guardian']}")
+    click.echo(f"  treasury {deployment.contracts['License'].arguments['treasury']}")
     for name in ("minimum_stake", "cover_per_slot"):
         click.echo(f"  {name.replace('_', ' ')} {format_amount(int(staking.arguments[name]), 18)} coins")
     click.echo(f"Recorded in {path}")

@@ -19,7 +19,7 @@ from ape.api import AccountAPI
 from penstock import deploy as deployer
 from penstock import deployments
 from penstock.deployments import Deployment
-from penstock.types import ZERO_ADDRESS, address
+from penstock.types import ZERO_ADDRESS, Address, address
 from penstock.units import format_amount
 
 
@@ -38,7 +38,7 @@ def with_account(function: Callable[..., None]) -> Callable[..., None]:
         "--account",
         envvar="PENSTOCK_ACCOUNT",
         required=True,
-        help="The guardian: test:N, a keystore file or alias, or env.",
+        help="Who has the role, or was offered it: test:N, a keystore file or alias, or env.",
     )(function)
 
 
@@ -48,7 +48,7 @@ def load(path: Path | None) -> Deployment:
 
 @click.group()
 def cli() -> None:
-    """Look after a deployment: its state, the pause, the guardian's role."""
+    """Look after a deployment: its state, the pause, the roles of guardian and treasury."""
 
 
 @cli.command(cls=deployer.ChainCommand)
@@ -64,6 +64,9 @@ def status(path: Path | None, as_json: bool) -> None:
     click.echo(f"guardian       {found.guardian if found.guardian != ZERO_ADDRESS else 'none'}")
     if found.pending_guardian != ZERO_ADDRESS:
         click.echo(f"offered to     {found.pending_guardian}")
+    click.echo(f"treasury       {found.treasury}")
+    if found.pending_treasury != ZERO_ADDRESS:
+        click.echo(f"offered to     {found.pending_treasury}")
     click.echo(f"paused         {'yes: only exits are open' if found.paused else 'no'}")
     click.echo(f"providers      {found.providers}")
     click.echo(f"offers         {found.offers}")
@@ -89,6 +92,13 @@ def unpause(path: Path | None, account: str) -> None:
     act(account, path, deployer.set_paused, False)
 
 
+def receiver(context: click.Context, parameter: click.Parameter, to: str) -> Address:
+    try:
+        return address(to)
+    except ValueError:
+        raise click.BadParameter(f"{to!r} is not an address") from None
+
+
 @cli.group()
 def guardian() -> None:
     """Hand over the guardian's role, in two steps."""
@@ -97,14 +107,10 @@ def guardian() -> None:
 @guardian.command(cls=deployer.ChainCommand)
 @with_deployment
 @with_account
-@click.argument("to")
-def transfer(path: Path | None, account: str, to: str) -> None:
+@click.argument("to", callback=receiver)
+def transfer(path: Path | None, account: str, to: Address) -> None:
     """Offer the role to another account, which must accept it."""
-    try:
-        receiver = address(to)
-    except ValueError:
-        raise click.BadParameter(f"{to!r} is not an address") from None
-    act(account, path, deployer.transfer_guardian, receiver)
+    act(account, path, deployer.transfer_guardian, to)
 
 
 @guardian.command(cls=deployer.ChainCommand)
@@ -113,6 +119,28 @@ def transfer(path: Path | None, account: str, to: str) -> None:
 def accept(path: Path | None, account: str) -> None:
     """Take the role that was offered to the account."""
     act(account, path, deployer.accept_guardian)
+
+
+@cli.group()
+def treasury() -> None:
+    """Hand over who receives 2.5 % of the price of licences, in two steps."""
+
+
+@treasury.command("transfer", cls=deployer.ChainCommand)
+@with_deployment
+@with_account
+@click.argument("to", callback=receiver)
+def transfer_treasury(path: Path | None, account: str, to: Address) -> None:
+    """Offer the role to another account, which must accept it."""
+    act(account, path, deployer.transfer_treasury, to)
+
+
+@treasury.command("accept", cls=deployer.ChainCommand)
+@with_deployment
+@with_account
+def accept_treasury(path: Path | None, account: str) -> None:
+    """Take the role that was offered to the account."""
+    act(account, path, deployer.accept_treasury)
 
 
 def act(account: str, path: Path | None, function: Callable[..., str], *arguments: Any) -> None:

@@ -106,7 +106,7 @@ def _pay_in(token: address, funder: address, account: address, amount: uint256, 
     if token == assets.NATIVE:
         assert coins == amount, "vault: value is not the amount"
     else:
-        assert coins == 0, "vault: value sent with a token"
+        self._require_no(coins)
         arrived = assets._pull(token, funder, amount)
     assert arrived > 0, "vault: nothing arrived"
     self._credit_from(funder, token, account, arrived)
@@ -130,7 +130,7 @@ def _spend(token: address, payer: address, amount: uint256, coins: uint256, from
         self._debit(token, payer, lacking)
         return lacking, 0
 
-    assert coins == 0, "vault: value sent with a token"
+    self._require_no(coins)
     held: uint256 = 0
     if from_vault > 0:
         word: uint256 = self._words[token][payer]
@@ -166,20 +166,25 @@ def _pay(
     for payment: IStreamPay.Payment in payments:
         self._credit_from(payer, token, payment.account, payment.amount)
         paid = unsafe_add(paid, payment.amount)  # each is below 2**128
-    limit: uint256 = max_value(uint256)
-    if coins < paid and msg.sender != payer:
-        limit = self._spendable[payer][msg.sender][token]
+    if msg.sender != payer and paid > coins:
+        more: uint256 = unsafe_sub(paid, coins)
+        limit: uint256 = self._spendable[payer][msg.sender][token]
+        assert more <= limit, "vault: not allowed so much"
+        if limit != max_value(uint256):
+            self._spendable[payer][msg.sender][token] = unsafe_sub(limit, more)
     spent: uint256 = 0
     lacking: uint256 = 0
-    spent, lacking = self._spend(token, payer, paid, coins, limit)
-    if limit != max_value(uint256):
-        taken: uint256 = unsafe_add(spent, lacking)
-        assert taken <= limit, "vault: spender may not take so much"
-        self._spendable[payer][msg.sender][token] = unsafe_sub(limit, taken)
+    spent, lacking = self._spend(token, payer, paid, coins, max_value(uint256))
     if spent > 0:
         log IStreamPay.VaultSpent(token=token, account=payer, spender=msg.sender, amount=spent)
     if lacking > 0:
         self._draw(token, payer, lacking)
+
+
+@internal
+@pure
+def _require_no(coins: uint256):
+    assert coins == 0, "vault: value sent with a token"
 
 
 @internal

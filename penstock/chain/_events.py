@@ -20,6 +20,7 @@ from penstock.types import (
     Place,
     StreamKey,
     ToppedUp,
+    VaultSpent,
     VaultWithdrawn,
     Withdrawn,
 )
@@ -31,6 +32,7 @@ _PLAIN: dict[str, Callable[..., Event]] = {
     "Closed": Closed,
     "Deposited": Deposited,
     "VaultWithdrawn": VaultWithdrawn,
+    "VaultSpent": VaultSpent,
     "ChannelToppedUp": ChannelToppedUp,
     "ChannelSettled": ChannelSettled,
     "ChannelCloseRequested": ChannelCloseRequested,

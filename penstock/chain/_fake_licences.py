@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
+from penstock.chain._batches import require_tickets
 from penstock.errors import BadSignature, NotFound
 from penstock.licences import (
     BPS,
@@ -18,7 +19,6 @@ from penstock.licences import (
     MAX_PRICE,
     MAX_QUANTITY,
     MAX_REFUND_WINDOW,
-    MAX_TICKETS,
     MAX_UNITS,
     MONTH,
     NEVER,
@@ -70,7 +70,7 @@ Found = TypeVar("Found")
 
 
 class Shop:
-    """One call to the catalogue or to License under way, on a copy of the state. `require` refuses with a reason, as the contracts do."""
+    """One call to the catalogue or to License under way, on a copy of the state. `require` refuses with a reason."""
 
     def __init__(self, pay: _StreamPay, address: Address, domain: Domain, require: Require) -> None:
         self._pay, self._address, self._domain, self._require = pay, address, domain, require
@@ -570,12 +570,6 @@ class FakeLicences:
         self, licensee: Account, licence: LicenceId, stars: int, *, uri: str = "", hash: str = NO_HASH
     ) -> Receipt:
         return await self._trade(licensee, "writing the review", lambda shop: shop.review(licence, stars, uri, hash))
-
-
-def require_tickets(tickets: Sequence[Ticket]) -> None:
-    """ValueError where they are none, or more than the contract takes at once."""
-    if not 0 < len(tickets) <= MAX_TICKETS:
-        raise ValueError(f"{len(tickets)} tickets at once, not 1 to {MAX_TICKETS}")
 
 
 def _found(value: Found | None, what: str) -> Found:

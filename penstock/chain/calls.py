@@ -1,4 +1,4 @@
-"""Calls of StreamPay and Slashing as values: what to call with what, apart from who sends it and when."""
+"""Calls of StreamPay, Slashing and License as values: what to call with what, apart from who sends it and when."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from penstock.chain._batches import AT_ONCE as AT_ONCE
-from penstock.chain._batches import require_batch
+from penstock.chain._batches import require_batch, require_tickets
 from penstock.faults import Fault
+from penstock.licences import Ticket
 from penstock.types import NATIVE, Address, Receipt, StandingOrder, StreamKey, Voucher, unhex
 from penstock.wire.receipts import Accept, SignedAccept, SignedReceipt
 
@@ -100,6 +101,13 @@ def resolve_challenge(accept: Accept, key: StreamKey) -> Call:
 
 def withdraw_credit(token: Address, account: Address) -> Call:
     return Call("withdraw", (token, account), "withdrawing from Slashing", contract="Slashing")
+
+
+def record_usage(tickets: Sequence[Ticket]) -> Call:
+    """1 to 100 tickets; else ValueError."""
+    require_tickets(tickets)
+    args = ([ticket.as_tuple() for ticket in tickets],)
+    return Call("record_usage", args, "recording usage", contract="License")
 
 
 def _session(key: StreamKey) -> tuple[Any, ...]:

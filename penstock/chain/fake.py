@@ -942,13 +942,12 @@ class _StreamPay:
                 self.credit(token, account, amount)
                 self.log(Deposited, token, account, payer, amount)
                 paid += amount
-        limit = _UINT256
-        if spender != payer and coins < paid:
+        if spender != payer and paid > coins:
             limit = self.state.spendable.get((token, payer, spender), 0)
-        spent, lacking = self._spend(token, payer, paid, limit, coins)
-        _require(spent + lacking <= limit, "vault: spender may not take so much")
-        if limit != _UINT256:
-            self.state.spendable[token, payer, spender] = limit - spent - lacking
+            _require(paid - coins <= limit, "vault: not allowed so much")
+            if limit != _UINT256:
+                self.state.spendable[token, payer, spender] = limit - (paid - coins)
+        spent, lacking = self._spend(token, payer, paid, _UINT256, coins)
         if spent:
             self.log(VaultSpent, token, payer, spender, spent)
         if lacking:

@@ -26,12 +26,13 @@ from eth_abi.exceptions import DecodingError, EncodingError
 from eth_utils.crypto import keccak
 
 from penstock.accrual import StreamState, flow
-from penstock.chain import _events, _verdicts, calls
+from penstock.chain import _events, _licence_events, _verdicts, calls
 from penstock.chain._batches import AT_ONCE, require_batch
 from penstock.chain._codec import ERC20, Function, checksum, interface, revert_reason
 from penstock.chain._rpc import JsonRpc, RpcError
 from penstock.chain.calls import Call, Mined, Prepared, parties, sources
 from penstock.chain.port import Account
+from penstock.chain.web3_licences import Web3Licences
 from penstock.channels import ChannelState
 from penstock.deployments import Deployment
 from penstock.errors import (
@@ -95,7 +96,7 @@ _OWN_REASONS = ("streams:", "channels:", "vault:", "signatures:", "guardian:")
 """How StreamPay's own refusals begin; those of `assets` are about tokens."""
 
 
-class Web3Chain:
+class Web3Chain(Web3Licences):
     """One chain with one deployment on it, over one node. Make it with `connect`; it is for one event loop."""
 
     def __init__(self, rpc: JsonRpc, deployment: Deployment, *, receipt_timeout: float) -> None:
@@ -104,6 +105,8 @@ class Web3Chain:
         self.registry = deployment.registry
         self.staking = deployment.staking
         self.slashing = deployment.slashing
+        self.catalogue = deployment.catalogue
+        self.license = deployment.license
         self._rpc = rpc
         self._receipt_timeout = receipt_timeout
         network = by_chain_id(deployment.chain_id)
@@ -237,7 +240,8 @@ class Web3Chain:
         return await self._offers(await self._pages(registry["offers"], (), count))
 
     async def offers_of(self, provider: Address) -> list[Offer]:
-        return await self._offers(await self._all_pages(interface("Registry")["offers_of"], (provider,)))
+        view = interface("Registry")["offers_of"]
+        return await self._offers(await self._all_pages(self.registry, view, (provider,)))
 
     async def offer(self, offer: OfferId) -> Offer:
         found = _offer(offer, await self._view(self.registry, interface("Registry")["offer"], unhex(offer)))
@@ -247,7 +251,8 @@ class Web3Chain:
 
     async def active_offers(self, model: str, token: Address, basis: Basis) -> list[Offer]:
         fixed = (model, token, int(basis))
-        return await self._offers(await self._all_pages(interface("Registry")["active_offers"], fixed))
+        view = interface("Registry")["active_offers"]
+        return await self._offers(await self._all_pages(self.registry, view, fixed))
 
     async def cheapest_offer(self, model: str, token: Address, basis: Basis) -> Offer | None:
         view = interface("Registry")["cheapest_offer"]
@@ -297,12 +302,8 @@ class Web3Chain:
         return int(await self._judged("credit_of", token, account))
 
     async def verdicts(self, first: int, last: int) -> list[Verdict]:
-        topics = list(_verdicts.shapes())
-        logs: list[dict[str, Any]] = []
-        for start in range(first, last + 1, LOG_RANGE):
-            logs += await self._logs(start, min(start + LOG_RANGE - 1, last), topics, self.slashing)
-        times = await self._timestamps(logs)
-        return [_verdicts.parse(log, moment) for log, moment in zip(logs, times, strict=True)]
+        found = await self._logs_of(first, last, list(_verdicts.shapes()), self.slashing)
+        return [_verdicts.parse(log, moment) for log, moment in found]
 
     async def _judged(self, view: str, *args: Any) -> Any:
         return await self._view(self.slashing, interface("Slashing")[view], *args)
@@ -311,6 +312,9 @@ class Web3Chain:
 
     async def vault_balance(self, token: Address, account: Address) -> int:
         return int(await self._view(self.stream_pay, interface("StreamPay")["balance_of"], token, account))
+
+    async def spendable(self, token: Address, owner: Address, spender: Address) -> int:
+        return int(await self._view(self.stream_pay, interface("StreamPay")["spendable"], token, owner, spender))
 
     async def streams(self, ids: Sequence[StreamId]) -> list[StreamState | None]:
         raw = [unhex(item) for item in ids]
@@ -366,7 +370,8 @@ class Web3Chain:
         )
 
     def _address(self, call: Call) -> Address:
-        return self.slashing if call.contract == "Slashing" else self.stream_pay
+        places = {"StreamPay": self.stream_pay, "Slashing": self.slashing, "License": self.license}
+        return places[call.contract]
 
     async def gas_price(self) -> int:
         """What the node thinks that gas costs now, in wei."""
@@ -576,6 +581,9 @@ class Web3Chain:
             owner, token, ERC20["approve"], (self.stream_pay, amount), doing="allowing StreamPay to take tokens"
         )
 
+    async def allow_spender(self, owner: Account, spender: Address, token: Address, amount: int) -> Receipt:
+        return await self._pay(owner, "allow_spender", (spender, token, amount), doing="letting a contract spend")
+
     async def _make(self, account: Account, call: Call) -> Receipt:
         return await self._send(
             account,
@@ -717,11 +725,11 @@ class Web3Chain:
         pages = await self._views(self.registry, function, [(*fixed, start, PAGE) for start in starts])
         return [item for page in pages for item in page]
 
-    async def _all_pages(self, function: Function, fixed: tuple[Any, ...]) -> list[Any]:
+    async def _all_pages(self, to: Address, function: Function, fixed: tuple[Any, ...]) -> list[Any]:
         """Of a list whose length no view tells: until a page is not full."""
         found: list[Any] = []
         while True:
-            page = await self._view(self.registry, function, *fixed, len(found), PAGE)
+            page = await self._view(to, function, *fixed, len(found), PAGE)
             found += page
             if len(page) < PAGE:
                 return found
@@ -734,17 +742,23 @@ class Web3Chain:
     # --- how events travel ---
 
     async def _parsed(self, first: int, last: int, topics: list[str]) -> list[Event]:
+        found = await self._logs_of(first, last, topics, self.stream_pay)
+        return [_events.parse(log, moment) for log, moment in found]
+
+    async def _logs_of(
+        self, first: int, last: int, topics: list[str], source: Address | list[Address]
+    ) -> list[tuple[dict[str, Any], int]]:
+        """Each log with its block's timestamp."""
         logs: list[dict[str, Any]] = []
         for start in range(first, last + 1, LOG_RANGE):
-            logs += await self._logs(start, min(start + LOG_RANGE - 1, last), topics)
-        times = await self._timestamps(logs)
-        return [_events.parse(log, moment) for log, moment in zip(logs, times, strict=True)]
+            logs += await self._logs(start, min(start + LOG_RANGE - 1, last), topics, source)
+        return list(zip(logs, await self._timestamps(logs), strict=True))
 
     async def _logs(
-        self, first: int, last: int, topics: list[str], source: Address | None = None
+        self, first: int, last: int, topics: list[str], source: Address | list[Address]
     ) -> list[dict[str, Any]]:
         wanted = {
-            "address": source or self.stream_pay,
+            "address": source,
             "fromBlock": hex(first),
             "toBlock": hex(last),
             "topics": [topics],
@@ -971,6 +985,9 @@ class Web3Chain:
         block = {"blockHash": receipt["blockHash"]}
         (timestamp,) = await self._timestamps([receipt["logs"][0] if receipt["logs"] else block])
         events = [_events.parse(log, timestamp) for log in own if log["topics"][0] in _events.money_shapes()]
+        sold = [log for log in receipt["logs"] if checksum(log["address"]) in (self.catalogue, self.license)]
+        known = _licence_events.shapes()
+        licences = [_licence_events.parse(log, timestamp) for log in sold if log["topics"][0] in known]
         judged = [log for log in receipt["logs"] if checksum(log["address"]) == self.slashing]
         verdicts = [_verdicts.parse(log, timestamp) for log in judged if log["topics"][0] in _verdicts.shapes()]
         return Receipt(
@@ -981,6 +998,7 @@ class Web3Chain:
             int(receipt.get("effectiveGasPrice") or hex(gas_price), 16),
             tuple(events),
             tuple(verdicts),
+            tuple(licences),
         )
 
     async def _require_tokens(

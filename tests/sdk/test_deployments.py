@@ -21,7 +21,7 @@ def contract(block: int) -> DeployedContract:
     return DeployedContract(HERE, block, "0x" + "12" * 32, {"guardian": HERE}, "0x" + "34" * 32)
 
 
-BLOCKS = {"StreamPay": 9, "Registry": 7, "Staking": 8, "Slashing": 10}
+BLOCKS = {"StreamPay": 9, "Registry": 7, "Staking": 8, "Slashing": 10, "Catalogue": 11, "License": 12}
 DEPLOYMENT = Deployment(97, {name: contract(block) for name, block in BLOCKS.items()}, {"TUSD": HERE})
 
 
@@ -95,7 +95,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_the_script_records_what_it_did(deployed: Deployed) -> None:
     found = deployed.deployment
     assert found.chain_id == networks.LOCAL_CHAIN_ID
-    assert set(found.contracts) == {*deployments.CONTRACTS, "Slashing"}
+    assert set(found.contracts) == set(deployments.CONTRACTS)
     assert found.contracts["Staking"].arguments["registry"] == found.registry
     assert found.contracts["Registry"].arguments == {"staking": found.staking}
     assert found.contracts["Staking"].arguments["slasher"] == found.slashing
@@ -106,6 +106,12 @@ def test_the_script_records_what_it_did(deployed: Deployed) -> None:
         "challenge_bond": bond,
     }
     assert int(bond) > 0
+    assert found.contracts["Catalogue"].arguments == {}
+    assert found.contracts["License"].arguments == {
+        "stream_pay": found.stream_pay,
+        "catalogue": found.catalogue,
+        "treasury": found.contracts["StreamPay"].arguments["guardian"],
+    }
     assert set(found.tokens) == {"TUSD"}
 
 

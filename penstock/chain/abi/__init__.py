@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-CONTRACTS = ("StreamPay", "Registry", "Staking", "Slashing")
+CONTRACTS = ("StreamPay", "Registry", "Staking", "Slashing", "Catalogue", "License")
 
 
 def path(name: str) -> Path:

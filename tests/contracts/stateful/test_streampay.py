@@ -41,7 +41,7 @@ from tests.fastchain import Chain, Contract, Log, Reverted
 from tests.profiles import COUNTS
 
 WEALTH = 10**30
-NOT_ABOUT_MONEY = {"KeeperRewardChanged", "PauseChanged", "NoncesInvalidated"}
+NOT_ABOUT_MONEY = {"KeeperRewardChanged", "PauseChanged", "NoncesInvalidated", "SpenderAllowed"}
 KEYS = [Actor("session key 1"), Actor("session key 2")]
 OFFERS = [b"\x01" * 32, b"\x02" * 32]
 
