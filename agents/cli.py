@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from agents.skills.cli import app as skills
+
 if TYPE_CHECKING:
     from agents._context import Context
 
@@ -97,6 +99,7 @@ config = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Where se
 app.add_typer(config, name="config")
 keeper = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Settle what others have earned, for a reward.")
 app.add_typer(keeper, name="keeper")
+app.add_typer(skills, name="skill")
 
 
 def _version(wanted: bool) -> None:

@@ -1,7 +1,7 @@
 """Uses a licence at its publisher's gateway, and believes nothing that it can check.
 
-    shop = Skills(chain, account, http, home, allow_private=True)
-    session = await shop.session(licence)
+    skills = Skills(chain, account, http, content, Path("receipts.jsonl"), allow_private=False)
+    session = await skills.session(await skills.licence_for(product))
     answer = await session.call("count", {"text": "a b"})
 
 The card must have the hash that is on the chain; a ticket is signed for one call at a time, on top of what the
@@ -98,27 +98,13 @@ class SkillAnswer:
     receipt: SkillReceipt
 
 
-class Skills:
-    """The market of skills as one account sees it."""
+class Catalogue:
+    """What anybody may read of the market of skills."""
 
-    def __init__(
-        self,
-        chain: Chain,
-        account: Account,
-        http: httpx.AsyncClient,
-        content: Content,
-        receipts: Path,
-        *,
-        allow_private: bool,
-        waits: Waits | None = None,
-    ) -> None:
-        """`receipts`: the file to which receipts are added, one line each. `allow_private`: endpoints may be on this
-        machine or a private network."""
-        self.chain, self.account, self.content = chain, account, content
-        self.domain = domain_of(chain)
-        self.key = licence_key(account, self.domain)
-        self._http, self._receipts, self._allow_private = http, receipts, allow_private
-        self._waits = waits or Waits()
+    def __init__(self, chain: Chain, http: httpx.AsyncClient, content: Content, *, allow_private: bool) -> None:
+        """`allow_private`: endpoints may be on this machine or a private network."""
+        self.chain, self.content = chain, content
+        self._http, self._allow_private, self._waits = http, allow_private, Waits()
 
     async def gateway(self, product: Product) -> tuple[SkillGateway, Provider]:
         """Where its publisher serves it. NotFound where the publisher has no endpoint."""
@@ -145,6 +131,27 @@ class Skills:
             raw = await gateway.card(product.id, release.content_hash)
             await self.content.put(raw)
         return read_card(raw, release.content_hash)
+
+
+class Skills(Catalogue):
+    """The market of skills as one account uses it."""
+
+    def __init__(
+        self,
+        chain: Chain,
+        account: Account,
+        http: httpx.AsyncClient,
+        content: Content,
+        receipts: Path,
+        *,
+        allow_private: bool,
+    ) -> None:
+        """`receipts`: the file to which receipts are added, one line each."""
+        super().__init__(chain, http, content, allow_private=allow_private)
+        self.account = account
+        self.domain = domain_of(chain)
+        self.key = licence_key(account, self.domain)
+        self._receipts = receipts
 
     async def licence_for(self, product: ProductId) -> Licence:
         """A licence of the account's that is good now, the one that lasts longest. NotFound where there is none."""
