@@ -74,6 +74,7 @@ class Licences:
         self._tip: tuple[int, str] | None = None
         self._head: Block | None = None
         self._offsets: deque[float] = deque(maxlen=_SAMPLES)
+        self._offset_is_guess = True
         self._answered_at = float("-inf")
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
@@ -132,9 +133,7 @@ class Licences:
         async with self._lock:
             head = await self._chain.head()
             await self._rewind(head)
-            if self._head is None or self._head.hash != head.hash:
-                self._offsets.append(head.timestamp - self._clock() if self._head else 0.0)
-                self._head = head
+            self._measure(head)
             target = head.number - self._confirmations
             while self.block < target:
                 last = min(self.block + _SPAN, target)
@@ -148,6 +147,18 @@ class Licences:
                 self._apply(ours)
                 self._tip = (last, before.hash)
             self._answered_at = time.monotonic()
+
+    def _measure(self, head: Block) -> None:
+        """Compare the clocks at a head not seen before. How old the first one is nobody knows: until the next one the
+        chain's time is at least ours."""
+        if self._head is not None and self._head.hash == head.hash:
+            return
+        sample = head.timestamp - self._clock()
+        if self._offset_is_guess and self._offsets:
+            self._offsets.clear()
+            self._offset_is_guess = False
+        self._offsets.append(max(sample, 0.0) if self._offset_is_guess else sample)
+        self._head = head
 
     async def _rewind(self, head: Block) -> None:
         """Forget the blocks that the chain no longer has."""
@@ -175,6 +186,7 @@ class Licences:
             book.clear()
         self._apply(events)
         self._offsets.clear()
+        self._offset_is_guess = True
         log.warning("the chain was reorganised", back_to=ancestor, from_block=number)
 
     def _ours(self, events: Iterable[LicenceEvent]) -> list[LicenceEvent]:
