@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from agents.skills._templates import document
 from penstock.chain.fake import FakeChain
@@ -31,6 +34,10 @@ from provider.skills.app import create_skills_app
 from provider.skills.licensing import Licensing, open_licensing
 
 COIN = 10**18
+needs_sandbox = pytest.mark.skipif(
+    shutil.which("bwrap") is None and not os.environ.get("CI"), reason="bubblewrap is not installed"
+)
+"""Where it is missing skills are not run; CI has it."""
 ANY: dict[str, Any] = {}
 """A schema that admits everything."""
 TEXT = {

@@ -277,14 +277,13 @@ async def buy(
 async def run(context: Context, number: int, operation: str, given: str, licence: int | None, ipfs_url: str) -> None:
     value = _json_of(given)
     async with _skills(context, ipfs_url) as skills:
-        held = (
-            await skills.chain.licence(LicenceId(licence))
-            if licence is not None
-            else await skills.licence_for(ProductId(number))
-        )
-        if held.product != number:
-            raise ConfigError(f"licence {licence} is of product {held.product}, not {number}")
-        session = await skills.session(held)
+        if licence is None:
+            session = await skills.session_for(ProductId(number))
+        else:
+            held = await skills.chain.licence(LicenceId(licence))
+            if held.product != number:
+                raise ConfigError(f"licence {licence} is of product {held.product}, not {number}")
+            session = await skills.session(held)
         answer = await session.call(operation, value)
     if context.json:
         emit_json(

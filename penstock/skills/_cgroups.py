@@ -35,6 +35,8 @@ class Cgroup:
         return self
 
     def add(self, process: int) -> None:
+        """By its number, which is not 0: that would be ourselves."""
+        assert process > 0
         for folder in self._folders:
             with suppress(OSError):
                 (folder / "cgroup.procs").write_text(str(process))

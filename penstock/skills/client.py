@@ -1,7 +1,7 @@
 """Uses a licence at its publisher's gateway, and believes nothing that it can check.
 
     skills = Skills(chain, account, http, content, Path("receipts.jsonl"), allow_private=False)
-    session = await skills.session(await skills.licence_for(product))
+    session = await skills.session_for(product)
     answer = await session.call("count", {"text": "a b"})
 
 The card must have the hash that is on the chain; a ticket is signed for one call at a time, on top of what the
@@ -66,7 +66,10 @@ def domain_of(chain: Chain) -> Domain:
 
 
 class SkillGateway(Gateway):
-    """One publisher's, with the calls that are about skills."""
+    """One publisher's, with the calls that are about skills. Its refusals say themselves what to do: there is no other
+    provider of a product."""
+
+    unpaid = unwilling = ""
 
     async def card(self, product: ProductId, hash: str) -> bytes:
         """As it is on the chain; ConfigError where the gateway shows something else."""
@@ -153,8 +156,8 @@ class Skills(Catalogue):
         self.key = licence_key(account, self.domain)
         self._receipts = receipts
 
-    async def licence_for(self, product: ProductId) -> Licence:
-        """A licence of the account's that is good now, the one that lasts longest. NotFound where there is none."""
+    async def licences_for(self, product: ProductId) -> list[Licence]:
+        """The account's that are good now by the chain, what lasts longest first. NotFound where there is none."""
         now = (await self.chain.head()).timestamp
         held = [one for one in await self.chain.licences_of(self.account.address) if one.product == product]
         if not (good := [one for one in held if one.is_valid(now)]):
@@ -163,7 +166,18 @@ class Skills(Catalogue):
                 f"{self.account.address} has no licence of product {product} that is good now ({why}): "
                 f"penstock skill buy {product}"
             )
-        return max(good, key=lambda one: one.remaining(now))
+        return sorted(good, key=lambda one: -one.remaining(now))
+
+    async def session_for(self, product: ProductId) -> SkillSession:
+        """Under the first licence of which something is left by the gateway, too: units may have been used whose
+        tickets are not on the chain yet."""
+        session = None
+        for licence in await self.licences_for(product):
+            session = await self.session(licence)
+            if not session.used_up:
+                break
+        assert session is not None
+        return session
 
     async def session(self, licence: Licence) -> SkillSession:
         """Trade a grant for a token at the publisher's gateway."""
@@ -197,6 +211,8 @@ class SkillSession:
     ) -> None:
         self._skills, self._gateway, self._provider = skills, gateway, provider
         self.product, self.card, self.licence = product, card, licence
+        self.used_up = False
+        """By the gateway's word, when the session was opened."""
         self._token = ""
         self._served = 0
         self._last: SkillReceipt | None = None
@@ -207,6 +223,7 @@ class SkillSession:
         body = LicenceGrantBody.of(grant, skills.key.sign_digest(grant.digest(skills.domain)))
         answer = await self._gateway.open_licence(body)
         self._token = answer.token
+        self.used_up = answer.state.remaining == "0"
         if self.product.listing.kind is Kind.USAGE:
             self._served = await self._believable(answer.state.served, answer.state.ticket)
 

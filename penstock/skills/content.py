@@ -61,15 +61,15 @@ class LocalContent:
         if len(raw) > MAX_CONTENT:
             raise ConfigError(f"{len(raw)} bytes are more than the {MAX_CONTENT} of one piece of content")
         hash = content_hash(raw)
-        await asyncio.to_thread(self._write, self._path(hash), raw)
+        await asyncio.to_thread(self._write, self.path(hash), raw)
         return hash
 
     async def get(self, hash: str) -> bytes:
         try:
-            raw = self._path(hash).read_bytes()
+            raw = self.path(hash).read_bytes()
         except FileNotFoundError:
             raise NotFound(f"{hash} is not in {self._folder}") from None
-        return verified(raw, hash, str(self._path(hash)))
+        return verified(raw, hash, str(self.path(hash)))
 
     def _write(self, path: Path, raw: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,8 @@ class LocalContent:
             Path(name).unlink(missing_ok=True)
             raise
 
-    def _path(self, hash: str) -> Path:
+    def path(self, hash: str) -> Path:
+        """Where it is, or would be."""
         digits = unhex(hash).hex()
         return self._folder / digits[:2] / digits
 

@@ -32,7 +32,7 @@ from penstock.skills.package import write_files
 _RUNNER = Path(__file__).with_name("_runner.py")
 _LOG = 16 * 1024
 """Bytes kept of what a skill prints."""
-_START_SECONDS = 5.0
+_START_SECONDS = 20.0
 _USERS = itertools.count(2_000_000_000 + os.getpid() % 100_000 * 1_000)
 """Users that nobody has, one for each run: so that what one run starts counts for it alone."""
 _MIB = 1024 * 1024
@@ -160,8 +160,10 @@ class Sandbox:
             os.close(block_read)
             info_write = block_read = -1
             child = await _first_process(info)
-            group.add(child)
-            os.write(block, b"go")
+            if child:
+                group.add(child)
+            with suppress(BrokenPipeError):  # bwrap failed: it says why
+                os.write(block, b"go")
             yield process
         finally:
             for descriptor in (info, info_write, block_read, block):
@@ -216,12 +218,25 @@ def _is_system(prefix: str) -> bool:
 
 
 async def _first_process(info: int) -> int:
-    """The number of the namespace's first process, from bwrap's own word; 0 where it said none."""
-    loop = asyncio.get_running_loop()
-    raw = await asyncio.wait_for(loop.run_in_executor(None, os.read, info, 4096), _START_SECONDS)
-    with suppress(ValueError):
-        return int(json.loads(raw)["child-pid"])
-    return 0
+    """The number of the namespace's first process, from bwrap's own word, which comes in pieces; 0 where it said none,
+    because it failed."""
+    loop, more, said = asyncio.get_running_loop(), asyncio.Event(), b""
+    loop.add_reader(info, more.set)
+    try:
+        async with asyncio.timeout(_START_SECONDS):
+            while True:
+                await more.wait()
+                more.clear()
+                piece = os.read(info, 4096)
+                said += piece
+                with suppress(ValueError):
+                    return int(json.loads(said)["child-pid"])
+                if not piece:
+                    return 0
+    except TimeoutError:
+        raise SkillFailed("failed", f"the sandbox did not start within {_START_SECONDS:g} s") from None
+    finally:
+        loop.remove_reader(info)
 
 
 async def _exchange(process: asyncio.subprocess.Process, job: bytes, limit: int) -> tuple[bytes, str]:

@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from penstock.consumer.endpoint import check_endpoint
-from penstock.errors import ConfigError, OfferMismatch, PenstockError
+from penstock.errors import ConfigError, OfferMismatch, PaymentRequired, PenstockError
 from penstock.licences import ProductId
 from penstock.skills.client import Skills, SkillSession
 from penstock.skills.egress import PublicResolver
@@ -137,7 +137,7 @@ class Workflow:
         missing = []
         for part in sorted(self._card.parts):
             try:
-                await self._skills.licence_for(ProductId(part))
+                await self._skills.licences_for(ProductId(part))
             except PenstockError as error:
                 missing.append(str(error))
         if missing:
@@ -168,7 +168,10 @@ class Workflow:
     async def _call(self, product: ProductId, operation: str, given: Any) -> Any:
         async with self._turns[product]:  # each ticket is for all before it
             session = self._sessions.get(product)
-            if session is None:
-                session = await self._skills.session(await self._skills.licence_for(product))
-                self._sessions[product] = session
+            if session is not None:
+                try:
+                    return (await session.call(operation, given)).output
+                except PaymentRequired:
+                    pass  # that licence is over: perhaps we hold another one
+            session = self._sessions[product] = await self._skills.session_for(product)
             return (await session.call(operation, given)).output

@@ -216,7 +216,7 @@ async def check_model(skills: Skills, product: Product, model: str, weights: Pat
     if card.model != model:
         raise ConfigError(f"product {product.id} is a licence of {card.model}, and {model} is on offer")
     try:
-        licence = await skills.licence_for(product.id)
+        licence = (await skills.licences_for(product.id))[0]
     except NotFound as error:
         raise ConfigError(f"the model {model} may not be served: {error}") from None
     if weights is not None and (found := await asyncio.to_thread(weights_hash, weights)) != card.weights:
