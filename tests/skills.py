@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from agents.skills._templates import document
@@ -21,7 +22,7 @@ from penstock.chain.fake import FakeChain
 from penstock.chain.port import Account
 from penstock.keys import LocalAccount, new_session_key
 from penstock.licences import Licence, LicenceId, Product, ProductId, Tier
-from penstock.skills.client import Skills, domain_of
+from penstock.skills.client import Skills, SkillSession, domain_of
 from penstock.skills.content import LocalContent
 from penstock.skills.manifest import load_skill
 from penstock.skills.publishing import buy, publish
@@ -168,11 +169,21 @@ class SkillMarket:
             yield Skills(self.chain, account, http, content, home / "receipts.jsonl", allow_private=True)
 
 
+async def execute(market: SkillMarket, session: SkillSession, body: Any, token: str | None = None) -> httpx.Response:
+    """A call as a client of one's own would send it: an ExecuteRequest, or any bytes."""
+    async with httpx.AsyncClient() as http:
+        return await http.post(
+            f"{market.endpoint}/v1/skills/{session.product.id}/execute",
+            content=body if isinstance(body, bytes) else msgspec.json.encode(body),
+            headers={"authorization": f"Bearer {session.token if token is None else token}"},
+        )
+
+
 def _quiet(_: str) -> None:
     pass
 
 
-async def until(look: Callable[[], Any], seconds: float = 10) -> None:
+async def until(look: Callable[[], Any], seconds: float = 30) -> None:
     """Until it is true."""
     async with asyncio.timeout(seconds):
         while not look():

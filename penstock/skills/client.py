@@ -213,7 +213,7 @@ class SkillSession:
         self.product, self.card, self.licence = product, card, licence
         self.used_up = False
         """By the gateway's word, when the session was opened."""
-        self._token = ""
+        self.token = ""
         self._served = 0
         self._last: SkillReceipt | None = None
 
@@ -222,7 +222,7 @@ class SkillSession:
         grant = new_licence_grant(self.licence, self._provider.id, self._gateway.endpoint, int(time.time()))
         body = LicenceGrantBody.of(grant, skills.key.sign_digest(grant.digest(skills.domain)))
         answer = await self._gateway.open_licence(body)
-        self._token = answer.token
+        self.token = answer.token
         self.used_up = answer.state.remaining == "0"
         if self.product.listing.kind is Kind.USAGE:
             self._served = await self._believable(answer.state.served, answer.state.ticket)
@@ -246,7 +246,7 @@ class SkillSession:
             ticket = TicketBody.of(sign_ticket(domain, skills.key, self.licence, self._served + units))
         raw = msgspec.json.encode(ExecuteRequest(given, operation, ticket))
         answer = await self._gateway.execute(
-            self.product.id, self._token, raw, self.card.run.seconds * max(1, len(self.card.steps)) + _GRACE_SECONDS
+            self.product.id, self.token, raw, self.card.run.seconds * max(1, len(self.card.steps)) + _GRACE_SECONDS
         )
         receipt = self._checked(answer, raw, units if ticket is not None else 0)
         skills.keep(msgspec.to_builtins(answer.receipt))

@@ -174,7 +174,10 @@ def _validator(document: Mapping[str, Any], version: str, schema: dict[str, Any]
 def _check(validator: Validator, value: Any, name: str) -> None:
     from jsonschema.exceptions import best_match
 
-    error = best_match(validator.iter_errors(value))
+    try:
+        error = best_match(validator.iter_errors(value))
+    except RecursionError:
+        raise Invalid(f"{name}: is nested too deeply") from None
     if error is not None:
         where = ".".join([name, *map(str, error.absolute_path)])
         raise Invalid(f"{where}: {_short(error.message)}")

@@ -127,7 +127,7 @@ class Sandbox:
             )
         try:
             answer = msgspec.json.decode(output)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             raise SkillFailed("garbage", "the skill's answer is no JSON", log) from None
         if not isinstance(answer, dict) or len(answer) != 1 or not answer.keys() <= {"output", "error"}:
             raise SkillFailed("garbage", "the skill wrote its answer by itself", log)

@@ -118,7 +118,7 @@ class HttpSkill:
             raise ApiError(502, "skill_failed", f"the skill's backend answered with status {status}")
         try:
             return msgspec.json.decode(bytes(raw))
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             raise ApiError(
                 502, "skill_garbage", "the skill's backend answered with something that is no JSON"
             ) from None

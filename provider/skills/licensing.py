@@ -109,7 +109,6 @@ class Licensing:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.service.stop()
         try:
             async with asyncio.timeout(_SETTLE_SECONDS):
                 await self.licences.sync()
@@ -200,10 +199,14 @@ async def open_licensing(
                     clock,
                     concurrency=settings.skill_concurrency,
                 )
+                for one in served.values():
+                    await one.executor.start()
                 gate = Gate(gated, service) if gated else None
                 model = ProductId(settings.model_licence) if settings.model_licence else None
                 yield Licensing(store, licences, service, gate, model, settings.payout_seconds)
             finally:
+                for one in served.values():
+                    await one.executor.stop()
                 await store.close()
 
 

@@ -99,16 +99,10 @@ class SkillService:
         self._running = asyncio.Semaphore(concurrency)
 
     async def start(self) -> None:
-        """The licences' projection comes first. ConfigError where a skill could not be executed."""
-        for one in self.served.values():
-            await one.executor.start()
+        """The licences' projection comes first."""
         self._sessions = {name: (licence, until) for name, licence, until in await self._store.sessions()}
         self._tickets = {ticket.licence: ticket for ticket in await self._store.tickets()}
         self._totals = await self._store.totals()
-
-    async def stop(self) -> None:
-        for one in self.served.values():
-            await one.executor.stop()
 
     # --- what is served ---
 
@@ -213,7 +207,7 @@ class SkillService:
         self._require_valid(licence)
         try:
             asked = msgspec.json.decode(raw, type=ExecuteRequest)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ApiError(400, "invalid_request", f"the body is no ExecuteRequest: {error}") from None
         try:
             operation = skill.interface.operation(asked.operation)

@@ -39,6 +39,7 @@ from provider.engines import Engine
 from provider.receipts import domain_of
 from provider.service import Server, listen, open_store
 from provider.settings import BUNDLED_MODEL, Settings
+from provider.skills.licensing import open_licensing
 from tests.harness import Node
 
 MODEL = "penstock-tiny"
@@ -301,6 +302,18 @@ async def running(
             first_block=deployment.first_block,
             say=lambda text: None,
         )
+        opening = open_licensing(
+            chosen,
+            chain,
+            account,
+            account,
+            seller.provider.id,
+            url,
+            first_block=deployment.first_block,
+            clock=clock,
+            products=chosen.skills or None,
+        )
+        licensing = await opening.__aenter__() if chosen.licensed else None
         store = open_store(chosen, chain, seller.provider.id)
         app = create_app(
             chosen,
@@ -310,6 +323,7 @@ async def running(
             clock=clock,
             seller=seller,
             slashing=domain_of(deployment) if signs else None,
+            licensing=licensing,
         )
         server = Server(app)
         serving = asyncio.create_task(server.serve([listener]))
@@ -322,4 +336,6 @@ async def running(
             await app.provider.drain()
             server.should_exit = True
             await serving
+            if licensing is not None:
+                await opening.__aexit__(None, None, None)
             await store.close()
