@@ -107,9 +107,10 @@ def bought_together(
             found = products.get(event.product)
             if found is not None and event.payer != found.publisher and event.licensee != found.publisher:
                 buyers[event.product].add(event.licensee)
+    ours = buyers.pop(product, set())
     rows = [
-        Together(other, len(buyers[product] & accounts), len(accounts))
+        Together(other, len(ours & accounts), len(accounts))
         for other, accounts in buyers.items()
-        if other != product and products[other].active and buyers[product] & accounts
+        if products[other].active and ours & accounts
     ]
     return sorted(rows, key=lambda one: (-one.both, one.of, one.product))
