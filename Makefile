@@ -8,7 +8,7 @@ export APE_DATA_FOLDER := $(CURDIR)/.cache/ape
 PROMPT ?= Why does water flow downhill?
 SOURCES := $(shell find contracts -name '*.vy' -o -name '*.vyi' -o -name '*.sol')
 
-.PHONY: help setup compile demo slash-demo skill-demo node test lint unit contracts fork gas abi clean
+.PHONY: help setup compile demo slash-demo skill-demo node test lint unit contracts fork gas abi vllm vllm-test clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,13 @@ fork: compile ## Tests of the contracts on a fork of BSC; PENSTOCK_BSC_RPC_URL n
 
 gas: compile ## Measure gas and write benchmarks/gas.json
 	@ape run gas --network bsc:local:foundry
+
+vllm: setup ## Install the vLLM that tests use (for CPUs, locked, 6 GB, in .engines/vllm)
+	@.toolchain/uv/bin/uv venv -q --allow-existing --python .venv/bin/python .engines/vllm
+	@.toolchain/uv/bin/uv pip sync -q --require-hashes --compile-bytecode --python .engines/vllm/bin/python requirements/vllm.txt
+
+vllm-test: vllm compile ## Tests of the provider with a real vLLM (2 to 4 minutes)
+	@pytest -p no:ape_test tests/provider/vllm
 
 abi: compile ## Write the committed ABIs anew
 	@python -m penstock.chain.abi --write

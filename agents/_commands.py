@@ -6,7 +6,7 @@ import asyncio
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -237,7 +237,7 @@ async def ask(context: Context, wish: Wish, question: Question, terms: StreamTer
     offered = listing.offer.terms
     talk(f"offer    {short(listing.offer.id)}  {offered.model} at {listing.rate} by {listing.provider.id}")
     session: Session | ChannelSession
-    deposit = _positive(terms.deposit, listing.token) if terms.deposit is not None else None
+    deposit = positive(terms.deposit, listing.token) if terms.deposit is not None else None
     if offered.by_token and offered.by_second:
         session = consumer.both_session(listing, duration=terms.duration, deposit=deposit, gasless=terms.gasless)
     elif offered.by_token:
@@ -487,7 +487,7 @@ async def _summary_of(consumer: Consumer, record: Record | ChannelRecord) -> Sum
 
 
 async def balance(context: Context) -> None:
-    me, chain = context.account().address, await context.chain()
+    me, chain = context.payer().address, await context.chain()
     tokens = await context.known_tokens()
     rows = [
         (token, await chain.token_balance(token.address, me), await chain.vault_balance(token.address, me))
@@ -522,8 +522,9 @@ async def balance(context: Context) -> None:
 
 
 async def deposit(context: Context, amount: str, token_text: str) -> None:
+    _require_no_wallet(context, "fund")
     account, chain, token = context.account(), await context.chain(), await context.token(token_text)
-    value = _positive(amount, token)
+    value = positive(amount, token)
     held = await chain.token_balance(token.address, account.address)
     if held < value:
         raise InsufficientFunds(
@@ -534,52 +535,58 @@ async def deposit(context: Context, amount: str, token_text: str) -> None:
     if token.address != NATIVE and await chain.allowance(token.address, account.address) < value:
         receipts.append(("approve", await chain.approve(account, token.address, value)))
     receipts.append(("deposit", await chain.deposit(account, token.address, value)))
-    await _moved(context, token, receipts, f"{format_amount(value, token.decimals, token.symbol)} into the vault")
+    shown = format_amount(value, token.decimals, token.symbol)
+    await moved(context, receipts, f"{shown} into the vault", {"token": token.address})
 
 
 async def withdraw(context: Context, amount: str, token_text: str, to: str | None) -> None:
+    _require_no_wallet(context, "withdraw")
     account, chain, token = context.account(), await context.chain(), await context.token(token_text)
     try:
         receiver = account.address if to is None else address(to)
     except ValueError:
         raise ConfigError(f"--to {to} is not an address; write 0x and 40 hex digits") from None
     held = await chain.vault_balance(token.address, account.address)
-    value = held if amount.lower() == "all" else _positive(amount, token)
+    value = held if amount.lower() == "all" else positive(amount, token)
     if value > held or not held:
         raise InsufficientFunds(
             f"the vault holds {format_amount(held, token.decimals, token.symbol)} of {account.address}; "
             "withdraw less, or `all`"
         )
     receipt = await chain.withdraw_vault(account, token.address, value, to=receiver)
-    moved = f"{format_amount(value, token.decimals, token.symbol)} out of the vault to {receiver}"
-    await _moved(context, token, [("withdraw", receipt)], moved)
+    shown = format_amount(value, token.decimals, token.symbol)
+    await moved(context, [("withdraw", receipt)], f"{shown} out of the vault to {receiver}", {"token": token.address})
 
 
-def _positive(amount: str, token: Token) -> int:
+def _require_no_wallet(context: Context, command: str) -> None:
+    """These move the account's own money, and who has set a wallet means the wallet's."""
+    if context.settings.wallet:
+        raise ConfigError(f"a wallet is set: use `penstock wallet {command}`, or unset it with --wallet ''")
+
+
+def positive(amount: str, token: Token) -> int:
     value = parse_amount(amount, token.decimals)
     if not value:
         raise ConfigError("the amount is zero; write how much")
     return value
 
 
-async def _moved(context: Context, token: Token, receipts: Sequence[tuple[str, Receipt]], what: str) -> None:
+async def moved(context: Context, receipts: Sequence[tuple[str, Receipt]], what: str, named: Mapping[str, Any]) -> None:
+    """Say what was done by which transactions."""
     coin = await (await context.chain()).token(NATIVE)
     for name, receipt in receipts:
         talk(
             f"{name:8} {receipt.transaction}  {receipt.gas_used:,} gas, "
             f"{format_amount(receipt.fee, coin.decimals, coin.symbol)}"
         )
-    talk(what)
+    if what:
+        talk(what)
     if context.json:
-        emit_json(
-            {
-                "token": token.address,
-                "transactions": [
-                    {"what": name, "hash": one.transaction, "gas_used": one.gas_used, "fee": str(one.fee)}
-                    for name, one in receipts
-                ],
-            }
-        )
+        done = [
+            {"what": name, "hash": one.transaction, "gas_used": one.gas_used, "fee": str(one.fee)}
+            for name, one in receipts
+        ]
+        emit_json({**named, "transactions": done})
 
 
 # --- settings ------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 import typer
 
+from agents._caps import parse_all
 from agents._output import short, talk
 from agents._settings import Settings
 from penstock.chain.port import Account, Chain
@@ -24,6 +25,7 @@ from penstock.keys import load_account
 from penstock.networks import network
 from penstock.types import NATIVE, Address, Token, address
 from penstock.units import format_amount
+from penstock.wallets import WalletAccount
 
 
 class Context:
@@ -76,13 +78,31 @@ class Context:
             self._account = load_account(self.settings.account, self.deployment.chain_id)
         return self._account
 
+    def wallet(self) -> Address:
+        """The agent wallet that is set. ConfigError where none is."""
+        text = self.settings.wallet
+        if not text:
+            raise ConfigError(
+                "no wallet is set: name one with --wallet or PENSTOCK_WALLET, or `penstock wallet create`"
+            )
+        try:
+            return address(text)
+        except ValueError:
+            raise ConfigError(f"the wallet {text!r} is not an address; write 0x and 40 hex digits") from None
+
+    def payer(self) -> Account:
+        """Who pays: the wallet where one is set, else the account."""
+        return WalletAccount(self.wallet(), self.account()) if self.settings.wallet else self.account()
+
     def journal(self) -> Journal:
         if self._journal is None:
             self._journal = self._stack.enter_context(Journal(self.settings.journal))
         return self._journal
 
     async def consumer(self, *, stall: float | None = None) -> Consumer:
-        account, chain, journal = self.account(), await self.chain(), self.journal()
+        account, chain, journal = self.payer(), await self.chain(), self.journal()
+        if self.settings.wallet:
+            await chain.wallet(account.address)  # NotFound, before anything else goes wrong with it
         self._coin = await chain.token(NATIVE)
         waits = Waits() if stall is None else Waits(stall=stall)
         consumer = Consumer(
@@ -93,6 +113,7 @@ class Context:
             on_news=self._on_news,
             on_warning=lambda text: talk(f"warning  {text}"),
             allow_private=self.settings.allow_private,
+            caps=await parse_all(self, self.settings.caps) if self.settings.caps else None,
         )
         return await self._stack.enter_async_context(consumer)
 

@@ -10,7 +10,15 @@ from pathlib import Path
 
 from penstock.errors import ConfigError
 
-DEFAULTS = {"network": "local", "rpc_url": "", "account": "", "deployment": "", "allow_private": ""}
+DEFAULTS = {
+    "network": "local",
+    "rpc_url": "",
+    "account": "",
+    "wallet": "",
+    "caps": "",
+    "deployment": "",
+    "allow_private": "",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,16 @@ class Settings:
     @property
     def account(self) -> str:
         return self.values["account"].value
+
+    @property
+    def wallet(self) -> str:
+        """The agent wallet that pays; empty: the account does."""
+        return self.values["wallet"].value
+
+    @property
+    def caps(self) -> str:
+        """What this software spends at most, see `agents._caps`; empty: no caps."""
+        return self.values["caps"].value
 
     @property
     def deployment(self) -> str:

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from agents.skills.cli import app as skills
+from agents.wallet import app as wallet
 
 if TYPE_CHECKING:
     from agents._context import Context
@@ -22,6 +23,8 @@ _GLOBAL = {
     "--network": True,
     "--rpc-url": True,
     "--account": True,
+    "--wallet": True,
+    "--caps": True,
     "--deployment": True,
     "--home": True,
     "--json": False,
@@ -100,6 +103,7 @@ app.add_typer(config, name="config")
 keeper = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Settle what others have earned, for a reward.")
 app.add_typer(keeper, name="keeper")
 app.add_typer(skills, name="skill")
+app.add_typer(wallet, name="wallet")
 
 
 def _version(wanted: bool) -> None:
@@ -123,6 +127,16 @@ def _main(
         str | None,
         typer.Option(help="Keystore file or alias, env, or test:N on local chains. [env: PENSTOCK_ACCOUNT]"),
     ] = None,
+    wallet: Annotated[
+        str | None,
+        typer.Option(help="Pay from this agent wallet, of which the account is a key. [env: PENSTOCK_WALLET]"),
+    ] = None,
+    caps: Annotated[
+        str | None,
+        typer.Option(
+            help="Spend no more with this program, such as 'TUSD:payment=0.5,day=10; BNB:day=0.1'. [env: PENSTOCK_CAPS]"
+        ),
+    ] = None,
     deployment: Annotated[
         str | None, typer.Option(help="Deployment file, if not the chain's own. [env: PENSTOCK_DEPLOYMENT]")
     ] = None,
@@ -141,6 +155,8 @@ def _main(
             "network": network,
             "rpc_url": rpc_url,
             "account": account,
+            "wallet": wallet,
+            "caps": caps,
             "deployment": deployment,
             "home": home,
         },

@@ -10,6 +10,7 @@ receipts; padding of 500 and of 8,000 tokens by one; `challenge_answer` of 500.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,9 @@ import rlp
 from eth_abi.abi import encode
 from eth_utils import keccak, to_checksum_address
 
+from benchmarks import gas_licences, gas_wallets
+from benchmarks.gas_licences import Licences
+from benchmarks.gas_wallets import wallets
 from penstock.keys import LocalAccount
 from penstock.types import ALL, NATIVE, Address, Basis, OfferId, Order, StreamId, StreamKey, Terms, hex32
 from penstock.wire.eip712 import KeySigner, cancel_digest, order_digest, stream_pay_domain, voucher_digest
@@ -26,10 +30,23 @@ from penstock.wire.receipts import NOTHING, Accept, Receipt, output_hash, pack_i
 from tests.fastchain import Chain, Contract
 
 SNAPSHOT = Path(__file__).with_name("gas.json")
-CONDITIONS = (__doc__ or "").partition("Conditions: ")[2].replace("\n", " ").strip()
+_CONDITIONS = {"": __doc__, "Licences: ": gas_licences.__doc__, "Wallets: ": gas_wallets.__doc__}
+CONDITIONS = " ".join(
+    title + re.split("Conditions: |for `benchmarks.gas`: ", text or "")[1].strip()
+    for title, text in _CONDITIONS.items()
+).replace("\n", " ")
 RATE = 10**13 * 10**6  # 10^13 base units a second
 SECONDS = 100
-CONTRACTS = ("StreamPay", "Registry", "Staking", "Slashing")
+CONTRACTS = (
+    "StreamPay",
+    "Registry",
+    "Staking",
+    "Slashing",
+    "Catalogue",
+    "License",
+    "AgentWallet",
+    "AgentWalletFactory",
+)
 BATCH = 200
 COIN = 10**18
 FIXED_TIME = 2_000_000_000
@@ -42,7 +59,9 @@ Deploy = Callable[..., Contract]
 def measure(chain: Chain, deploy: Deploy, payer_key: KeySigner) -> dict[str, int]:
     """Gas by operation. `payer_key` signs relayed orders; its account needs coins."""
     chain.at_time(FIXED_TIME)
-    return _StreamPay(chain, deploy, payer_key).measure() | _market(chain, deploy) | _Slashing(chain, deploy).measure()
+    money = _StreamPay(chain, deploy, payer_key).measure()
+    market = _market(chain, deploy) | _Slashing(chain, deploy).measure()
+    return money | market | Licences(chain, deploy).measure() | wallets(chain, deploy)
 
 
 class _StreamPay:

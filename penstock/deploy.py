@@ -103,6 +103,8 @@ def deploy(
                 (project.License, [stream_pay.address, catalogue.address, treasury]),
             ],
         )
+        (wallet,) = _deploy(account, [(project.AgentWallet, [stream_pay.address, license.address])])
+        (factory,) = _deploy(account, [(project.AgentWalletFactory, [wallet.address])])
         arguments: dict[str, dict[str, object]] = {
             "StreamPay": {"guardian": guardian, "permit2": permit2},
             "Registry": {"staking": staking.address},
@@ -124,6 +126,8 @@ def deploy(
                 "catalogue": catalogue.address,
                 "treasury": treasury,
             },
+            "AgentWallet": {"stream_pay": stream_pay.address, "license": license.address},
+            "AgentWalletFactory": {"implementation": wallet.address},
         }
         made = {
             "StreamPay": stream_pay,
@@ -132,6 +136,8 @@ def deploy(
             "Slashing": slashing,
             "Catalogue": catalogue,
             "License": license,
+            "AgentWallet": wallet,
+            "AgentWalletFactory": factory,
         }
         for name, deployed in made.items():
             for argument, value in arguments[name].items():

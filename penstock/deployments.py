@@ -23,7 +23,16 @@ from penstock.errors import ConfigError
 from penstock.networks import by_chain_id
 from penstock.types import Address, address
 
-CONTRACTS = ("StreamPay", "Registry", "Staking", "Slashing", "Catalogue", "License")
+CONTRACTS = (
+    "StreamPay",
+    "Registry",
+    "Staking",
+    "Slashing",
+    "Catalogue",
+    "License",
+    "AgentWallet",
+    "AgentWalletFactory",
+)
 FOLDER = Path(__file__).parent / "deployments"
 
 
@@ -68,6 +77,10 @@ class Deployment:
     @property
     def license(self) -> Address:
         return self.contracts["License"].address
+
+    @property
+    def wallet_factory(self) -> Address:
+        return self.contracts["AgentWalletFactory"].address
 
     @property
     def first_block(self) -> int:

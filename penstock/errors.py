@@ -10,6 +10,7 @@ PenstockError
 │   ├── Reverted            a contract refused, with its reason
 │   ├── TransactionLost     sent, and not mined before the deadline
 │   ├── InsufficientFunds   the account cannot pay the amount or the gas
+│   ├── CapExceeded         a cap on what may be spent forbids it
 │   └── StreamLeftOpen      a stream could not be stopped, and money is locked in it
 ├── NotFound                no such provider, offer or stream
 ├── NoOffer                 nothing on the market fits what was asked
@@ -25,11 +26,13 @@ PenstockError
     │   └── PaymentRequired HTTP 402, with its quote
     ├── ReceiptRefused      it signed a receipt that does not match its answer
     ├── Overcharged         it counts more tokens, or wants more paid, than can be true
-    └── AnswerCut           the answer ended before it was complete
+    ├── AnswerCut           the answer ended before it was complete
+    └── AllFailed           every provider that fits was asked, and none answered
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -81,6 +84,14 @@ class TransactionLost(ChainError):
 
 class InsufficientFunds(ChainError):
     pass
+
+
+class CapExceeded(ChainError):
+    """`cap` is "payment", "hour", "day" or "week"; `contract`: whether a contract refused, or only this software."""
+
+    def __init__(self, cap: str, message: str, *, contract: bool) -> None:
+        self.cap, self.contract = cap, contract
+        super().__init__(message)
 
 
 class StreamLeftOpen(ChainError):
@@ -160,4 +171,12 @@ class AnswerCut(GatewayError):
 
     def __init__(self, code: str, message: str) -> None:
         self.code = code
+        super().__init__(message)
+
+
+class AllFailed(GatewayError):
+    """`failures` says why, by provider."""
+
+    def __init__(self, message: str, failures: Mapping[str, PenstockError]) -> None:
+        self.failures = failures
         super().__init__(message)

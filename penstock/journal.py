@@ -22,6 +22,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
+from penstock._spending import SCHEMA as _SPENDING
+from penstock._spending import Limit as Limit
+from penstock._spending import Spending
+from penstock.accrual import flow
 from penstock.errors import JournalDamaged
 from penstock.evidence import SCHEMA as _EVIDENCE
 from penstock.evidence import Evidence
@@ -55,7 +59,8 @@ CREATE TABLE streams (
     paid          TEXT NOT NULL DEFAULT '0',
     refund        TEXT NOT NULL DEFAULT '0',
     refund_to     TEXT NOT NULL DEFAULT '',
-    problem       TEXT NOT NULL DEFAULT ''
+    problem       TEXT NOT NULL DEFAULT '',
+    reserved      TEXT NOT NULL DEFAULT '0'
 ) STRICT;
 CREATE INDEX streams_by_state ON streams (state);
 CREATE TABLE transactions (
@@ -179,6 +184,8 @@ class ChannelRecord:
     paid: int = 0
     refund: int = 0
     refund_to: str = ""
+    reserved: int = 0
+    """More deposit that is on its way."""
     problem: str = ""
     transactions: tuple[Transaction, ...] = ()
 
@@ -213,6 +220,7 @@ class Journal:
         self._db.row_factory = sqlite3.Row
         self.evidence = Evidence(self._db)
         """What providers have signed."""
+        self._spending = Spending(self._db)
         try:
             self._prepare()
         except sqlite3.DatabaseError as error:
@@ -237,7 +245,7 @@ class Journal:
                 self._db.execute(f"PRAGMA user_version = {_VERSION}")
             elif version != _VERSION:
                 raise sqlite3.DatabaseError(f"its version is {version}, this program's {_VERSION}")
-            for statement in (_CHANNELS, *_EVIDENCE):
+            for statement in (_CHANNELS, *_EVIDENCE, *_SPENDING):
                 self._db.execute(statement)
 
     def __enter__(self) -> Journal:
@@ -256,10 +264,12 @@ class Journal:
 
     # --- writing -----------------------------------------------------------------------------------
 
-    def intend(self, record: Record) -> None:
-        """Put a stream on record; call this before anything that may open it leaves the process."""
+    def intend(self, record: Record, limit: Limit | None = None) -> None:
+        """Put a stream on record; call this before anything that may open it leaves the process. CapExceeded where the
+        limit forbids it: nothing is recorded then."""
         key = record.key
         with self._transaction():
+            self._spending.require(limit, record, flow(record.rate, record.duration))
             self._db.execute(
                 "INSERT INTO streams (id, state, holder, chain_id, stream_pay, provider, endpoint, model, payer, payee,"
                 " token, session_key, offer_id, secret, rate, duration, void_after, first_block, created_at, start,"
@@ -291,14 +301,25 @@ class Journal:
 
     def opened(self, stream: StreamId, *, start: int, end: int) -> None:
         """The chain has the stream. Also after a top-up, with the new end."""
-        self._set(stream, state=State.OPEN, start=start, end=end)
+        self._set(stream, state=State.OPEN, start=start, end=end, reserved="0")
+
+    def reserve(self, stream: StreamId, amount: int, limit: Limit | None) -> None:
+        """So much more is about to be paid into the stream; call this before. CapExceeded. Less than nothing: it was
+        not paid after all."""
+        with self._transaction():
+            record = self._select("WHERE id = ?", stream)[0]
+            self._spending.require(limit, record, amount)
+            (before,) = self._db.execute("SELECT reserved FROM streams WHERE id = ?", (stream,)).fetchone()
+            reserved = str(int(before) + amount)
+            self._db.execute("UPDATE streams SET reserved = ? WHERE id = ?", (reserved, stream))
 
     def closed(
-        self, stream: StreamId, *, start: int, end: int, stop: int, paid: int, refund: int, refund_to: str
+        self, stream: StreamId, *, start: int, end: int, stop: int, paid: int, refund: int, refund_to: str, at: int
     ) -> None:
-        """The stream is over; `paid` is all that the payee ever got for it."""
-        self._set(
+        """The stream is over; `paid` is all that the payee ever got for it, as is known since `at`."""
+        self._over(
             stream,
+            at=at,
             state=State.CLOSED,
             start=start,
             end=end,
@@ -333,16 +354,26 @@ class Journal:
                 ),
             )
 
-    def _set(self, stream: StreamId, **values: str | int) -> None:
-        columns = ", ".join(f'"{name}" = ?' for name in values)
+    def _over(self, stream: StreamId, *, at: int, **values: str | int) -> None:
         with self._transaction():
-            self._db.execute(f"UPDATE streams SET {columns} WHERE id = ?", (*values.values(), stream))
+            self._update(stream, **values)
+            record = self._select("WHERE id = ?", stream)[0]
+            self._spending.spent("stream", record, record.paid, at)
+
+    def _set(self, stream: StreamId, **values: str | int) -> None:
+        with self._transaction():
+            self._update(stream, **values)
+
+    def _update(self, stream: StreamId, **values: str | int) -> None:
+        columns = ", ".join(f'"{name}" = ?' for name in values)
+        self._db.execute(f"UPDATE streams SET {columns} WHERE id = ?", (*values.values(), stream))
 
     # --- channels ----------------------------------------------------------------------------------
 
-    def intend_channel(self, record: ChannelRecord) -> None:
-        """Put a channel on record; call this before anything that may open it leaves the process."""
+    def intend_channel(self, record: ChannelRecord, limit: Limit | None = None) -> None:
+        """As `intend`."""
         with self._transaction():
+            self._spending.require(limit, record, record.deposit)
             self._db.execute(
                 "INSERT INTO channels (id, state, holder, payer, signed, created_at, body) VALUES (?,?,?,?,?,?,?)",
                 (record.id, record.state, self.holder, record.key.payer, "0", record.created_at, _encode(record)),
@@ -356,10 +387,30 @@ class Journal:
     def set_channel(self, channel: StreamId, **values: Any) -> None:
         """Change fields of a channel's record."""
         with self._transaction():
-            record = replace(self._channels("WHERE id = ?", channel)[0], **values)
-            self._db.execute(
-                "UPDATE channels SET state = ?, body = ? WHERE id = ?", (record.state, _encode(record), channel)
-            )
+            self._update_channel(channel, **values)
+
+    def reserve_channel(self, channel: StreamId, amount: int, limit: Limit | None) -> None:
+        """As `reserve`, for a channel."""
+        with self._transaction():
+            record = self._channels("WHERE id = ?", channel)[0]
+            self._spending.require(limit, record, amount)
+            self._update_channel(channel, reserved=record.reserved + amount)
+
+    def channel_closed(
+        self, channel: StreamId, *, deposit: int, paid: int, refund: int, refund_to: str, at: int
+    ) -> None:
+        """The channel is over, as is known since `at`."""
+        over = {"state": State.CLOSED, "deposit": deposit, "paid": paid, "refund": refund, "refund_to": refund_to}
+        over |= {"problem": "", "reserved": 0}
+        with self._transaction():
+            self._spending.spent("channel", self._update_channel(channel, **over), paid, at)
+
+    def _update_channel(self, channel: StreamId, **values: Any) -> ChannelRecord:
+        record = replace(self._channels("WHERE id = ?", channel)[0], **values)
+        self._db.execute(
+            "UPDATE channels SET state = ?, body = ? WHERE id = ?", (record.state, _encode(record), channel)
+        )
+        return record
 
     def channel(self, channel: StreamId) -> ChannelRecord | None:
         found = self._channels("WHERE id = ?", channel)

@@ -15,6 +15,7 @@ import getpass
 import json
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -129,7 +130,9 @@ def load_account(
             raise ConfigError("the account is 'env', but PENSTOCK_PRIVATE_KEY is not set")
         account = LocalAccount.from_hex(text)
     else:
-        account = _load_keystore(_keystore_path(spec, environ), environ, ask)
+        path = keystore_path(spec, environ)
+        assert path is not None
+        account = _load_keystore(path, environ, ask)
     if chain_id != LOCAL_CHAIN_ID and account.address in _test_addresses():
         raise ConfigError(f"{account.address} is a test account whose key is public: use another on chain {chain_id}")
     return account
@@ -151,7 +154,11 @@ def _test_addresses() -> set[Address]:
     return {well_known_account(index).address for index in range(TEST_ACCOUNTS)}
 
 
-def _keystore_path(spec: str, environ: Mapping[str, str]) -> Path:
+def keystore_path(spec: str, environ: Mapping[str, str] | None = None) -> Path | None:
+    """The file of an account that a user named; None where its key is in no file. ConfigError where there is none."""
+    if spec == "env" or spec.startswith("test:"):
+        return None
+    environ = os.environ if environ is None else environ
     if not spec:
         raise ConfigError("no account is named: give --account or PENSTOCK_ACCOUNT")
     homes = [Path(home).expanduser() for home in (environ.get("APE_DATA_FOLDER", ""), "~/.ape") if home]
@@ -187,8 +194,11 @@ def _passphrase(path: Path, environ: Mapping[str, str], ask: Callable[[str], str
     if (text := environ.get("PENSTOCK_PASSPHRASE")) is not None:
         return text
     if file := environ.get("PENSTOCK_PASSPHRASE_FILE"):
+        place = Path(file).expanduser()
         try:
-            return Path(file).expanduser().read_text().rstrip("\r\n")
+            if place.stat().st_mode & stat.S_IRWXO:
+                raise ConfigError(f"anybody on this machine can read the passphrase in {place}: chmod 600 {place}")
+            return place.read_text().rstrip("\r\n")
         except OSError as error:
             raise ConfigError(f"cannot read PENSTOCK_PASSPHRASE_FILE {file}: {error.strerror}") from error
     if ask is None and sys.stdin is not None and sys.stdin.isatty():

@@ -140,6 +140,16 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class MarketChanges:
+    """What of the market changed in some blocks."""
+
+    offers: frozenset[OfferId]
+    """Made, or taken off the market or put back."""
+    providers: frozenset[Address]
+    """Whose records, stakes or offers changed."""
+
+
+@dataclass(frozen=True, slots=True)
 class StreamKey:
     """The immutable parties and purpose of a stream: what its id is the hash of."""
 

@@ -169,14 +169,14 @@ class Accounts:
         self._accounts: dict[StreamId, Account] = {}
         projection.listen(self._changed)
 
-    async def load(self) -> None:
-        """What was known when the process ended, the projection's channels first."""
-        for session, prompt_tokens, completion_tokens in await self._store.tokens_used():
+    async def load(self, stream: StreamId | None = None) -> None:
+        """What was known when the process ended, the projection's channels first; of one channel, or all."""
+        for session, prompt_tokens, completion_tokens in await self._store.tokens_used(stream):
             if session.offer_id in self._seller.offers and self._seller.offers[session.offer_id].terms.by_token:
                 account = self.of(session)
                 account.prompt_tokens += prompt_tokens
                 account.completion_tokens += completion_tokens
-        for channel, (cumulative, signature) in (await self._store.vouchers()).items():
+        for channel, (cumulative, signature) in (await self._store.vouchers(stream)).items():
             live = self._projection.channels.get(channel)
             if live is not None and live.key.offer_id in self._seller.offers:
                 account = self._open(channel, self._seller.offers[live.key.offer_id].terms)

@@ -64,6 +64,8 @@ class Admission:
         self._finished = asyncio.Event()
         self.stopping = False
         """Nothing new is let in."""
+        self.draining = False
+        """No new session is let in; those that are there go on to their end."""
         projection.listen(self._review)
 
     # --- sessions ---
@@ -71,8 +73,16 @@ class Admission:
     def add(self, session: Session) -> None:
         self._sessions[session.token_hash] = session
 
-    def forget_gone(self) -> list[str]:
-        """Drop sessions whose stream, or channel, has been over for a day. Returns their ids."""
+    @property
+    def streams(self) -> set[StreamId]:
+        """Those of all sessions."""
+        return {session.stream_id for session in self._sessions.values()}
+
+    def knows(self, token_hash: bytes) -> bool:
+        return token_hash in self._sessions
+
+    def forget_gone(self) -> list[Session]:
+        """Drop sessions whose stream, or channel, has been over for a day. Returns them."""
         now = self._projection.now()
         gone = []
         for token_hash, session in list(self._sessions.items()):
@@ -87,7 +97,7 @@ class Admission:
                 elif channel is None or channel.closed is None or channel.closed.place.timestamp > now - 86_400:
                     continue  # what it owes is remembered for as long as it lives
             del self._sessions[token_hash]
-            gone.append(session.id)
+            gone.append(session)
         return gone
 
     def session(self, authorization: bytes | None) -> Session:
@@ -107,7 +117,7 @@ class Admission:
 
     def live_sessions(self) -> int:
         """Streams that hold a slot."""
-        return len(self._holders())
+        return len(self.holders())
 
     def sessions_of(self, stream: StreamId, start: int) -> int:
         return sum(s.stream_id == stream and s.start == start for s in self._sessions.values())
@@ -159,7 +169,7 @@ class Admission:
 
     def reserve(self, stream: StreamId, offer: OfferId) -> None:
         """Hold a slot for a stream that is about to have a session. ApiError 503 where all are taken."""
-        holders = self._holders()
+        holders = self.holders()
         if stream in holders:
             return
         terms = self._seller.offers[offer].terms
@@ -176,7 +186,8 @@ class Admission:
         """Give a reservation back; a session that came out of it holds the slot by itself."""
         self._reserved.pop(stream, None)
 
-    def _holders(self) -> dict[StreamId, OfferId]:
+    def holders(self) -> dict[StreamId, OfferId]:
+        """Streams that hold a slot, and of which offer."""
         held = {s.stream_id: s.offer_id for s in self._sessions.values() if s.start and self.refusal(s) is None}
         return held | self._reserved
 
@@ -202,7 +213,7 @@ class Admission:
         if self.stopping:
             raise ApiError(503, "stopping", "the provider is stopping: cancel, and go elsewhere")
         self.require(session)
-        if not session.start and len(self._holders()) + self._by_token_alone() >= self._slots:
+        if not session.start and len(self.holders()) + self._by_token_alone() >= self._slots:
             raise ApiError(503, "no_free_slot", "all slots are taken: try again shortly", retry_after=1)
         runs = self._runs.get(session.stream_id, set())
         if len(runs) >= self._concurrency:

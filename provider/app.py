@@ -11,11 +11,12 @@ import msgspec
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from penstock.chain.port import Chain
-from penstock.errors import ChainError
-from penstock.types import hex32
+from penstock.errors import ChainError, WireError
+from penstock.types import StreamId, hex32
 from penstock.wire.eip712 import Domain, KeySigner
 from penstock.wire.receipts import RECEIPTS_PATH, ReceiptAnswer, ReceiptBody, ReceiptsAnswer
 from penstock.wire.sessions import (
@@ -25,15 +26,17 @@ from penstock.wire.sessions import (
     WELL_KNOWN_PATH,
     CloseRequest,
     SessionRequest,
+    StreamKeyBody,
     VoucherRequest,
 )
 from penstock.wire.skills import SKILLS_PATH
 from provider.accounts import Accounts
-from provider.admission import Admission, Refusal
-from provider.asgi import App, ClientLeft, Receive, Scope, Send, read_body
+from provider.admission import Admission, Refusal, hash_token
+from provider.asgi import App, ClientLeft, Message, Receive, Scope, Send, header, read_body, send_error
 from provider.challenges import Challenges, court_of
-from provider.engines import Engine
-from provider.errors import ApiError
+from provider.cluster import Cluster
+from provider.engines import Fleet
+from provider.errors import ApiError, unwritable
 from provider.gateway import PATHS, Gateway
 from provider.market import Seller
 from provider.payouts import Payouts
@@ -43,7 +46,7 @@ from provider.sessions import Sessions
 from provider.settings import Settings
 from provider.skills.app import add_routes
 from provider.skills.licensing import Licensing
-from provider.store import Store, Usage
+from provider.store import DRAIN, Store, Usage
 
 log = structlog.get_logger("provider")
 
@@ -51,6 +54,7 @@ _CONTROL_BODY = 64 * 1024
 _MOST_RECEIPTS = 1000
 """In one list."""
 _FLUSH_SECONDS = 0.25
+_HEED_SECONDS = 1.0
 _CHALLENGE_SECONDS = 10.0
 """Between two looks for challenges, which have to be answered within 15 minutes."""
 _FIRST_SYNC_SECONDS = 600.0
@@ -66,21 +70,26 @@ class Provider:
         settings: Settings,
         *,
         chain: Chain,
-        engine: Engine,
+        engines: Fleet,
         store: Store,
         clock: Clock,
         seller: Seller,
         signer: KeySigner | None = None,
         slashing: Domain | None = None,
+        chain_store: Store | None = None,
+        peer_url: str = "",
+        lost: Callable[[], None] = lambda: None,
         licensing: Licensing | None = None,
     ) -> None:
         """`signer`: whose key signs receipts; None: the account's. `slashing`: for the contract that judges them; None:
-        there is none, and none are signed. `licensing`: None where nothing here has to do with licences."""
+        there is none, and none are signed. Where other gateways use `store`, too: `chain_store` is for what this one
+        has read of the chain, `peer_url` where the others reach it, and `lost` is called when it may serve no more.
+        `licensing`: None where nothing here has to do with licences."""
         self.licensing = licensing
-        self.settings, self.chain, self.engine, self.store, self.seller = settings, chain, engine, store, seller
+        self.settings, self.chain, self.engines, self.store, self.seller = settings, chain, engines, store, seller
         self.projection = Projection(
             chain,
-            store,
+            chain_store or store,
             clock,
             payee=seller.provider.payee,
             first_block=seller.first_block,
@@ -88,6 +97,7 @@ class Provider:
             poll_seconds=settings.poll_seconds,
             outage_seconds=settings.outage_seconds,
             head_stuck_seconds=settings.head_stuck_seconds,
+            max_skew_seconds=settings.max_skew_seconds,
         )
         self.admission = Admission(
             self.projection, seller, slots=settings.slots, concurrency=settings.session_concurrency
@@ -104,8 +114,20 @@ class Provider:
         self.sessions = Sessions(settings, chain, store, seller, self.projection, self.admission, self.accounts, clock)
         self.sessions.slashing = slashing.contract if slashing else None
         self.sessions.licensing = licensing
+        self._lost = lost
+        cluster = None
+        if store.shared:
+            cluster = Cluster(store, peer_url, adopt=self._adopt, held=self.admission.holders, lost=self._leave)
+        self.cluster = self.sessions.cluster = cluster
         self.payouts = Payouts(
-            chain, store, seller, self.projection, self.accounts, gas_multiple=settings.payout_gas_multiple
+            chain,
+            store,
+            seller,
+            self.projection,
+            self.accounts,
+            gas_multiple=settings.payout_gas_multiple,
+            ours=lambda stream: cluster is None or cluster.ours(stream),
+            leads=lambda: cluster is None or cluster.leads,
         )
         self.receipts = Receipts(store, seller, signer or seller.account, slashing, clock) if slashing else None
         court = court_of(chain)
@@ -115,7 +137,7 @@ class Provider:
             else None
         )
         self.gateway = Gateway(
-            settings, engine, seller, self.admission, self.sessions, self.accounts, self._record, clock, self.receipts
+            settings, engines, seller, self.admission, self.sessions, self.accounts, self._record, clock, self.receipts
         )
         self._usage: list[Usage] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -123,11 +145,8 @@ class Provider:
     async def start(self) -> None:
         """Know all that happened before, then follow the chain."""
         await self.projection.load()
-        for closing in await self.store.closings():
-            self.admission.close(closing)
-        for session in await self.store.sessions():
-            if session.offer_id in self.seller.offers:
-                self.admission.add(session)
+        if self.cluster is None:
+            await self._admit(None)
         try:
             async with asyncio.timeout(_FIRST_SYNC_SECONDS):
                 await self.projection.sync()
@@ -138,19 +157,44 @@ class Provider:
             await self.receipts.load()
         else:
             log.info("no contract judges receipts on this chain: none are signed")
-        await self.accounts.load()
+        if self.cluster is None:
+            await self.accounts.load()
+        else:
+            await self.cluster.start()
         if self.licensing is not None:
             await self.licensing.start()
-        await self.gateway.start()
+        await self._heed()
         every = self.settings.payout_seconds
         self._tasks = [
             asyncio.create_task(self.projection.run(), name="projection"),
             asyncio.create_task(_repeat(every, self._settle), name="payouts"),
             asyncio.create_task(_repeat(min(every, 5.0), self.sessions.finish_closings), name="closings"),
             asyncio.create_task(_repeat(_FLUSH_SECONDS, self._flush), name="usage"),
+            asyncio.create_task(_repeat(_HEED_SECONDS, self._heed), name="control"),
         ]
         if self.challenges is not None:
             self._tasks.append(asyncio.create_task(_repeat(_CHALLENGE_SECONDS, self._look), name="challenges"))
+
+    async def _admit(self, stream: StreamId | None) -> None:
+        """The sessions of one stream, or all, and what is to be closed."""
+        for closing in await self.store.closings(stream):
+            self.admission.close(closing)
+        for session in await self.store.sessions(stream):
+            if session.offer_id in self.seller.offers:
+                self.admission.add(session)
+
+    async def _adopt(self, stream: StreamId) -> None:
+        """Know all about a stream that another gateway served before, or none."""
+        if self.receipts is not None:
+            await self.receipts.take_over(stream)
+        await self.accounts.load(stream)
+        await self._admit(stream)
+
+    def _leave(self) -> None:
+        """Others go on with all that is served here, in a moment."""
+        self.admission.stopping = True
+        self.admission.cut_all(Refusal("stopping", "this gateway has lost its place: ask again, another one answers"))
+        self._lost()
 
     async def drain(self) -> None:
         """Take nothing new; give running answers a moment, then cut them."""
@@ -171,6 +215,9 @@ class Provider:
         if self.licensing is not None:
             await self.licensing.stop()
         await self._flush()
+        if self.cluster is not None:
+            with suppress(SQLAlchemyError):
+                await self.cluster.stop()
         try:
             async with asyncio.timeout(_SETTLE_SECONDS):
                 await self.sessions.finish_closings()
@@ -180,7 +227,13 @@ class Provider:
 
     def ready(self) -> dict[str, str]:
         """What is amiss, by part; empty: ready to sell."""
-        found = {"engine": self.engine.trouble(), "chain": self.projection.trouble()}
+        found = {
+            "engine": self.engines.trouble(),
+            "chain": self.projection.trouble(),
+            "state": self.store.trouble(),
+        }
+        if self.admission.draining:
+            found["provider"] = "draining: no new sessions"
         if self.admission.stopping:
             found["provider"] = "stopping"
         return {part: trouble for part, trouble in found.items() if trouble}
@@ -189,8 +242,15 @@ class Provider:
         await self.payouts.run()
         await self.sessions.forget()
 
+    async def _heed(self) -> None:
+        """What the operator has said since."""
+        draining = bool(await self.store.read_meta(DRAIN))
+        if draining != self.admission.draining:
+            log.warning("no new sessions are taken" if draining else "new sessions are taken again")
+        self.admission.draining = draining
+
     async def _look(self) -> None:
-        if self.challenges is not None:
+        if self.challenges is not None and (self.cluster is None or self.cluster.leads):
             await self.challenges.look()
 
     def _record(self, usage: Usage) -> None:
@@ -207,26 +267,32 @@ def create_app(
     settings: Settings,
     *,
     chain: Chain,
-    engine: Engine,
+    engines: Fleet,
     store: Store,
     clock: Clock,
     seller: Seller,
     signer: KeySigner | None = None,
     slashing: Domain | None = None,
+    chain_store: Store | None = None,
+    peer_url: str = "",
+    lost: Callable[[], None] = lambda: None,
     licensing: Licensing | None = None,
 ) -> ProviderApp:
-    """An ASGI application. It starts and stops what runs behind it in its lifespan; chain, engine and store are the
-    caller's to open and close. `signer`, `slashing` and `licensing` as `Provider` takes them."""
+    """An ASGI application. It starts and stops what runs behind it in its lifespan; chain, engines and store are the
+    caller's to open and close. The rest as `Provider` takes them."""
     provider = Provider(
         settings,
         chain=chain,
-        engine=engine,
+        engines=engines,
         store=store,
         clock=clock,
         seller=seller,
         signer=signer,
         slashing=slashing,
         licensing=licensing,
+        chain_store=chain_store,
+        peer_url=peer_url,
+        lost=lost,
     )
     return ProviderApp(provider)
 
@@ -240,10 +306,64 @@ class ProviderApp:
         self._rest: App = _routes(provider)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self.provider.cluster is not None:
+            try:
+                elsewhere, receive = await self._owner(self.provider.cluster, scope, receive)
+                if elsewhere:
+                    await self.provider.cluster.forward(elsewhere, scope, receive, send)
+                    return
+            except ClientLeft:
+                return
+            except ApiError as error:
+                await send_error(send, error)
+                return
+            except OperationalError as error:
+                log.error("the state cannot be read", path=scope["path"], error=str(error))
+                await send_error(send, unwritable())
+                return
         if scope["type"] == "http" and scope["path"] in PATHS:
             await self._gateway(scope, receive, send)
         else:
             await self._rest(scope, receive, send)
+
+    async def _owner(self, cluster: Cluster, scope: Scope, receive: Receive) -> tuple[str, Receive]:
+        """The URL of the gateway that answers a request; empty: this one. With what of it is still to be read."""
+        authorization = header(scope, b"authorization")
+        if authorization is not None:
+            token_hash = hash_token(authorization.partition(b" ")[2].strip())
+            if self.provider.admission.knows(token_hash):
+                return "", receive
+            session = await self.provider.store.session_of(token_hash)
+            return (await cluster.where(session.stream_id) if session else ""), receive
+        if scope["method"] != "POST" or scope["path"] not in (SESSIONS_PATH, CLOSE_PATH):
+            return "", receive
+        body = await read_body(scope, receive, _CONTROL_BODY)
+        try:
+            asked = msgspec.json.decode(body, type=_Named)
+            stream = asked.stream.value().id if asked.stream else None
+        except (msgspec.DecodeError, WireError):
+            stream = None  # refused where it is read in full
+        return (await cluster.where(stream) if stream else ""), _again(body, receive)
+
+
+class _Named(msgspec.Struct):
+    """Of a handshake or a close, the stream that it is about."""
+
+    stream: StreamKeyBody | None = None
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """Tells a body that has been read once more, then what comes."""
+    told = False
+
+    async def replay() -> Message:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
 
 
 def _routes(provider: Provider) -> FastAPI:
@@ -273,6 +393,7 @@ def _routes(provider: Provider) -> FastAPI:
             "sessions": admission.live_sessions(),
             "slots": provider.settings.slots,
             "running": admission.running,
+            "draining": admission.draining,
         }
         return _json(503 if troubles else 200, content)
 
@@ -352,6 +473,11 @@ def _routes(provider: Provider) -> FastAPI:
         what = ApiError(error.status_code, code, f"{request.method} {request.url.path}: {error.detail}")
         return _json(what.status, what.body, dict(error.headers or {}))
 
+    async def unwritten(request: Request, error: Exception) -> Response:
+        log.error("the state cannot be written", path=request.url.path, error=str(error))
+        what = unwritable()
+        return _json(what.status, what.body, what.headers)
+
     async def failed(request: Request, error: Exception) -> Response:
         log.error("a request failed", path=request.url.path, exc_info=error)
         return _json(500, ApiError(500, "internal_error", "the gateway failed: try again, or go elsewhere").body)
@@ -362,6 +488,7 @@ def _routes(provider: Provider) -> FastAPI:
     app.add_exception_handler(ApiError, refused)
     app.add_exception_handler(HTTPException, unknown)
     app.add_exception_handler(ClientLeft, left)
+    app.add_exception_handler(OperationalError, unwritten)
     app.add_exception_handler(Exception, failed)
     return app
 

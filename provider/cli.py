@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from penstock.errors import PenstockError
+from provider import operations
 from provider.skills.commands import skills
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_VERBS = ("start", "status", "earnings", "withdraw", "offers", "skills")
 _CHAIN, _PLACE, _GOODS, _ENGINE = "The chain", "Where it is served", "What is sold", "The engine"
 
 Config = Annotated[
@@ -44,6 +44,7 @@ AccountName = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON value a line on stdout.")]
 
 
+operations.add_to(cli)
 cli.command()(skills)
 
 
@@ -83,13 +84,17 @@ def start(
     public_url: Annotated[
         str | None, typer.Option(help="What the registry says, if not http://HOST:PORT.", rich_help_panel=_PLACE)
     ] = None,
-    state: Annotated[str | None, typer.Option(help="SQLite file.", rich_help_panel=_PLACE)] = None,
+    peer_url: Annotated[
+        str | None,
+        typer.Option(help="Where other gateways on the same state reach this one.", rich_help_panel=_PLACE),
+    ] = None,
+    state: Annotated[str | None, typer.Option(help="SQLite file, or PostgreSQL URL.", rich_help_panel=_PLACE)] = None,
     model: Annotated[str | None, typer.Option(help="The model's name on the market.", rich_help_panel=_GOODS)] = None,
     offer: Annotated[
         list[str] | None,
         typer.Option(
-            help="TOKEN:PRICE; repeatable. PRICE is an amount per second (native:0.00001), per million prompt and "
-            "completion tokens (native:0.1/0.3), or both (native:0.00001+0.1/0.3).",
+            help="TOKEN:PRICE, or MODEL=TOKEN:PRICE; repeatable. PRICE is an amount per second (native:0.00001), per "
+            "million prompt and completion tokens (native:0.1/0.3), or both (native:0.00001+0.1/0.3).",
             rich_help_panel=_GOODS,
         ),
     ] = None,
@@ -98,10 +103,28 @@ def start(
     region: Annotated[str | None, typer.Option(help="Such as eu-central.", rich_help_panel=_GOODS)] = None,
     quantization: Annotated[str | None, typer.Option(help="Such as fp8.", rich_help_panel=_GOODS)] = None,
     engine_url: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible server; none: the embedded one.", rich_help_panel=_ENGINE)
+        list[str] | None,
+        typer.Option(
+            help="OpenAI-compatible server, or MODEL=URL; repeatable. None, and no --vllm: the embedded engine.",
+            rich_help_panel=_ENGINE,
+        ),
     ] = None,
     engine_model: Annotated[
-        str | None, typer.Option(help="What the engine calls the model.", rich_help_panel=_ENGINE)
+        list[str] | None,
+        typer.Option(help="What engines call the model, or MODEL=NAME; repeatable.", rich_help_panel=_ENGINE),
+    ] = None,
+    vllm: Annotated[
+        str | None,
+        typer.Option(help="Start this vLLM: the folder of its environment, or its command.", rich_help_panel=_ENGINE),
+    ] = None,
+    vllm_source: Annotated[
+        str | None, typer.Option(help="What it loads, if not the model's name.", rich_help_panel=_ENGINE)
+    ] = None,
+    vllm_arg: Annotated[
+        list[str] | None, typer.Option(help="Goes to vLLM as it is; repeatable.", rich_help_panel=_ENGINE)
+    ] = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(help="MODEL=FOLDER of an adapter; repeatable.", rich_help_panel=_ENGINE)
     ] = None,
     engine_key: Annotated[
         str | None,
@@ -127,10 +150,18 @@ def start(
     json: Json = False,
 ) -> None:
     """Register, stake, list the offers, and serve until told to stop."""
-    given = {name: value for name, value in locals().items() if name not in ("config", "offer", "skill", "json")}
+    lists = {
+        "offer": "offers",
+        "skill": "skills",
+        "engine_url": "engine_urls",
+        "engine_model": "engine_models",
+        "vllm_arg": "vllm_args",
+    }
+    given = {name: value for name, value in locals().items() if name not in ("config", "json", "lists")}
     from provider.settings import load
 
-    settings = load({**given, "offers": tuple(offer or ()), "skills": tuple(skill or ())}, config)
+    several = {lists.get(name, name): tuple(value) for name, value in given.items() if isinstance(value, list)}
+    settings = load({name: value for name, value in given.items() if name not in lists} | several, config)
     configure_log(settings)
     from provider.service import Serving, serve
 
@@ -404,10 +435,10 @@ def _due(connection: Connection, settings: Settings, history: History) -> list[D
     """What could be taken out now, vouchers first: what they bring is in the vault then."""
     from penstock.types import Voucher
     from provider.payouts import due_of, vouchers_due
-    from provider.service import state_path
-    from provider.store import vouchers_on_disk
+    from provider.service import state_place
+    from provider.store import vouchers_kept
 
-    known = vouchers_on_disk(state_path(settings, connection.chain.chain_id, connection.account.address))
+    known = vouchers_kept(state_place(settings, connection.chain.chain_id, connection.account.address))
 
     def highest(channel: LiveChannel) -> Voucher:
         return Voucher(channel.key, *known.get(channel.id, (0, b"")))

@@ -1,4 +1,4 @@
-"""Requests for completions as the engine may see them, and answers put together from their pieces."""
+"""Requests for completions as the engine may see them, and what its pieces count."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 
 import msgspec
 
+from penstock.wire.completions import CHAT, TEXT
 from provider.errors import ApiError
-
-CHAT = "/v1/chat/completions"
-TEXT = "/v1/completions"
 
 _COMMON = frozenset(
     "max_tokens temperature top_p n stop seed presence_penalty frequency_penalty logit_bias logprobs "
@@ -22,7 +20,7 @@ FIELDS = {
     CHAT: _COMMON
     | frozenset(
         "messages max_completion_tokens top_logprobs tools tool_choice parallel_tool_calls functions function_call "
-        "reasoning_effort".split()
+        "reasoning_effort continue_final_message add_generation_prompt".split()
     ),
     TEXT: _COMMON | frozenset("prompt suffix echo".split()),
 }
@@ -52,12 +50,14 @@ def prepare(
     hints: dict[str, Any],
     most_tokens: int | None = None,
     ask_ids: Callable[[dict[str, Any]], None] | None = None,
+    cache_salt: str | None = None,
 ) -> Prepared:
     """The body for the engine: always a stream, always with usage. ApiError 400 or 404 where it is no request.
 
     `hints` are fields that make this engine count as it goes; they are added where no client sees the pieces, where
     tokens are paid for (then `most_tokens` is how many the deposit pays for, and the engine is asked for no more), and
-    where a receipt states the counts. For that, `ask_ids` adds what makes it tell the ids of its tokens.
+    where a receipt states the counts. For that, `ask_ids` adds what makes it tell the ids of its tokens. `cache_salt`:
+    requests with another one share no prefix cache with this one.
     """
     try:
         body = msgspec.json.decode(raw)
@@ -83,6 +83,8 @@ def prepare(
     needed = "messages" if path == CHAT else "prompt"
     if needed not in body:
         raise ApiError(400, "invalid_request", f"{needed} is missing", param=needed)
+    if path == CHAT:
+        check_parts(body["messages"])
     allowed = FIELDS[path]
     sent = {name: value for name, value in body.items() if name in allowed and value is not None}
     sent["model"] = engine_model
@@ -93,11 +95,42 @@ def prepare(
     if ask_ids is not None or not streams or most_tokens is not None:
         for name, value in hints.items():
             sent[name] = {**sent[name], **value} if isinstance(value, dict) and name in sent else value
+    if cache_salt is not None:
+        sent["cache_salt"] = cache_salt
     wants_logprobs = sent.get("logprobs") not in (None, False)
     wants_ids = body.get("return_token_ids") is True
     if ask_ids is not None:
         ask_ids(sent)
     return Prepared(msgspec.json.encode(sent), streams, bool(options.get("include_usage")), wants_ids, wants_logprobs)
+
+
+_PARTS = frozenset("text refusal image_url input_audio audio_url video_url".split())
+_DATA_PARTS = ("image_url", "audio_url", "video_url")
+
+
+def check_parts(messages: Any) -> None:
+    """ApiError 400 where a message would make the engine fetch something, or unpickle it. Images and the like come as
+    data: URLs, which name no place in anybody's network."""
+    for message in messages if isinstance(messages, list) else ():
+        content = message.get("content") if isinstance(message, dict) else None
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, str):
+                continue
+            kind = part.get("type") if isinstance(part, dict) else None
+            if kind not in _PARTS:
+                known = ", ".join(sorted(_PARTS))
+                raise ApiError(400, "invalid_request", f"a part of a message has a type of {known}", param="messages")
+            for name in _DATA_PARTS:
+                if name not in part:
+                    continue
+                source = part[name].get("url") if isinstance(part[name], dict) else part[name]
+                if not isinstance(source, str) or not source[:5].lower() == "data:":
+                    raise ApiError(
+                        400,
+                        "url_not_fetched",
+                        f"{name} is not fetched from elsewhere: send what it shows as a data: URL",
+                        param="messages",
+                    )
 
 
 def _limit(sent: dict[str, Any], most: int) -> None:
@@ -221,88 +254,6 @@ def has_words(piece: dict[str, Any]) -> bool:
         if isinstance(delta, dict) and any(value for name, value in delta.items() if name != "role"):
             return True
     return False
-
-
-class Assembly:
-    """The whole answer that a client which wants no pieces gets."""
-
-    def __init__(self, path: str, model: str) -> None:
-        self._chat = path == CHAT
-        self._model = model
-        self._head: dict[str, Any] = {}
-        self._choices: dict[int, dict[str, Any]] = {}
-        self._usage: Any = None
-
-    def add(self, piece: dict[str, Any]) -> None:
-        for name in ("id", "created", "system_fingerprint", "prompt_token_ids"):
-            if name in piece:
-                self._head.setdefault(name, piece[name])
-        if isinstance(piece.get("usage"), dict):
-            self._usage = piece["usage"]
-        for choice in piece.get("choices") or ():
-            self._add_choice(choice)
-
-    def _add_choice(self, piece: dict[str, Any]) -> None:
-        index = piece.get("index") or 0
-        choice = self._choices.setdefault(index, {"index": index, "finish_reason": None, "logprobs": None})
-        for name, value in piece.items():
-            if name == "index" or value is None:
-                continue
-            if name == "delta":
-                _merge(choice.setdefault("message", {}), value)
-            elif name == "text":
-                choice["text"] = choice.get("text", "") + value
-            elif name == "token_ids":
-                choice[name] = choice.get(name, []) + value
-            elif name == "logprobs":
-                choice["logprobs"] = choice["logprobs"] or {}
-                for part, items in value.items():
-                    known = choice["logprobs"].get(part)
-                    choice["logprobs"][part] = known + items if isinstance(known, list) and items else known or items
-            else:
-                choice[name] = value
-
-    def answer(self, usage: dict[str, Any]) -> dict[str, Any]:
-        """As OpenAI shapes it; `usage` where the engine told none."""
-        choices = [self._choices[index] for index in sorted(self._choices)]
-        for choice in choices:
-            if self._chat:
-                message = choice.setdefault("message", {})
-                message.setdefault("role", "assistant")
-                message.setdefault("content", None if "tool_calls" in message else "")
-            else:
-                choice.setdefault("text", "")
-        return {
-            **self._head,
-            "object": "chat.completion" if self._chat else "text_completion",
-            "model": self._model,
-            "choices": choices,
-            "usage": self._usage or usage,
-        }
-
-
-_WHOLE = frozenset({"role", "id", "type", "index"})
-"""Fields of a delta that come whole; other texts come in pieces."""
-
-
-def _merge(message: dict[str, Any], delta: dict[str, Any]) -> None:
-    for name, value in delta.items():
-        known = message.get(name)
-        if value is None:
-            continue
-        if name == "tool_calls":
-            calls = message.setdefault("tool_calls", [])
-            for call in value:
-                place = call.get("index", len(calls))
-                while len(calls) <= place:
-                    calls.append({})
-                _merge(calls[place], {k: v for k, v in call.items() if k != "index"})
-        elif isinstance(value, dict):
-            _merge(message.setdefault(name, {}), value)
-        elif known is not None and type(value) is type(known) and isinstance(value, str | list) and name not in _WHOLE:
-            message[name] = known + value
-        else:
-            message[name] = value
 
 
 def _count(value: Any) -> int:

@@ -50,3 +50,9 @@ class ApiError(Exception):
     @property
     def body(self) -> dict[str, Any]:
         return {"error": self.error, **self.extra}
+
+
+def unwritable() -> ApiError:
+    """The disk is full, or the database is away: what cannot be written down is not begun."""
+    message = "the provider cannot write down what it does now: try again later, or go elsewhere"
+    return ApiError(503, "state_unavailable", message, retry_after=10)

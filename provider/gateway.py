@@ -10,6 +10,7 @@ before the slot is given back.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
@@ -18,21 +19,24 @@ from typing import Any
 import aiohttp
 import msgspec
 import structlog
+from sqlalchemy.exc import OperationalError
 
 from penstock.types import Terms
+from penstock.wire.completions import CHAT, TEXT, Assembly
 from penstock.wire.receipts import ACCEPT_HEADER, RECEIPT_HEADER, SignedReceipt
 from penstock.wire.sessions import OWED_HEADER, prompt_bound
 from provider.accounts import VOUCHER_NEEDED, Accounts, Bill
 from provider.admission import Admission, Refusal, Run
 from provider.asgi import ClientLeft, Receive, Scope, Send, header, read_body, send_error, send_json
-from provider.completions import CHAT, TEXT, Assembly, Counted, Prepared, TokenIds, has_words, prepare
-from provider.engines import Engine
-from provider.errors import ApiError
+from provider.completions import Counted, Prepared, TokenIds, has_words, prepare
+from provider.engines import Dialect, Engine, Fleet
+from provider.engines import headers as engine_headers
+from provider.errors import ApiError, unwritable
 from provider.market import Seller
 from provider.receipts import Answered, Job, Receipts
 from provider.sessions import Sessions
 from provider.settings import Settings
-from provider.store import Session, Usage
+from provider.store import NotOurs, Session, SlotsTaken, Usage
 
 log = structlog.get_logger("provider.gateway")
 
@@ -57,7 +61,7 @@ class Gateway:
     def __init__(
         self,
         settings: Settings,
-        engine: Engine,
+        engines: Fleet,
         seller: Seller,
         admission: Admission,
         sessions: Sessions,
@@ -67,26 +71,33 @@ class Gateway:
         receipts: Receipts | None,
     ) -> None:
         """`receipts`: None where no contract judges them, and so none are signed."""
-        self._settings, self._engine, self._seller = settings, engine, seller
+        self._settings, self._engines, self._seller = settings, engines, seller
         self._receipts = receipts
         self._admission, self._sessions, self._accounts = admission, sessions, accounts
         self._record, self._clock = record, clock
-        self._http: aiohttp.ClientSession | None = None
-
-    async def start(self) -> None:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE)
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._settings.engine_connect_seconds)
-        self._http = aiohttp.ClientSession(
-            connector=connector,
-            timeout=timeout,
-            auto_decompress=False,
-            read_bufsize=2**18,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        self._http: dict[str, aiohttp.ClientSession] = {}
+        """By the engine's Unix socket; empty: those with a URL."""
+        self._salt = secrets.token_bytes(32)
 
     async def stop(self) -> None:
-        if self._http is not None:
-            await self._http.close()
+        for http in self._http.values():
+            await http.close()
+        self._http.clear()
+
+    def _http_for(self, engine: Engine) -> aiohttp.ClientSession:
+        http = self._http.get(engine.socket)
+        if http is None:
+            options: dict[str, Any] = {"limit": 0, "keepalive_timeout": _KEEP_ALIVE}
+            http = self._http[engine.socket] = aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(engine.socket, **options)
+                if engine.socket
+                else aiohttp.TCPConnector(**options),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.engine_connect_seconds),
+                auto_decompress=False,
+                read_bufsize=2**18,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return http
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -96,6 +107,10 @@ class Gateway:
             await send_error(send, shown)
         except ClientLeft:
             pass
+        except OperationalError as error:
+            log.error("the state cannot be written", path=scope["path"], error=str(error))
+            with suppress(RuntimeError):
+                await send_error(send, unwritable())
         except Exception:
             log.exception("a request failed", path=scope["path"])
             with suppress(RuntimeError):  # the answer may have begun
@@ -125,21 +140,23 @@ class Gateway:
     async def _serve(
         self, session: Session, terms: Terms, raw: bytes, bill: Bill | None, path: str, receive: Receive, send: Send
     ) -> None:
+        engine = self._choose(terms.model)
+        vllm = engine.dialect is Dialect.VLLM
         prepared = prepare(
             raw,
             path,
             model=terms.model,
-            engine_model=self._engine.model,
+            engine_model=engine.models[terms.model],
             max_choices=self._settings.max_choices,
-            hints=self._engine.dialect.hints,
+            hints=engine.dialect.hints,
             most_tokens=bill.most_tokens if bill is not None else None,
-            ask_ids=self._engine.dialect.ask_ids if self._receipts is not None else None,
+            ask_ids=engine.dialect.ask_ids if self._receipts is not None else None,
+            cache_salt=self._salt_of(session) if vllm else None,
         )
-        if (trouble := self._engine.trouble()) is not None:
-            raise ApiError(503, "engine_unavailable", f"{trouble}: try again shortly", retry_after=2)
         run = self._admission.admit(session)
         job = self._receipts.begin(session, raw) if self._receipts is not None else None
-        exchange = _Exchange(run, path, terms, self._engine.model, self._clock, bill, job, prepared)
+        exchange = _Exchange(run, path, terms, engine, self._clock, bill, job, prepared)
+        engine.running += 1
         leaving = asyncio.create_task(_left(receive))
         leaving.add_done_callback(lambda _: exchange.stop(LEFT))
         run.on_cut(lambda: exchange.stop(_refusal_code(run)))
@@ -149,6 +166,8 @@ class Gateway:
             timers.append(loop.call_later((terms.max_ttft_ms + 1) / 1000, exchange.stop_unless_begun))
         outcome = "failed"
         try:
+            if job is not None and self._receipts is not None and self._receipts.store.shared:
+                await self._agree(job)
             async with asyncio.timeout(None) as guard:
                 exchange.on_stop_at_last(lambda: guard.reschedule(loop.time() + _STUCK_SECONDS))
                 await self._open(exchange, prepared.payload)
@@ -175,11 +194,36 @@ class Gateway:
             try:
                 await self._conclude(exchange, outcome)
             finally:
+                exchange.engine.running -= 1
                 self._admission.finish(run)
+
+    async def _agree(self, job: Job) -> None:
+        """That no other gateway answers for the stream, nor all together for more sessions than there are slots."""
+        try:
+            await job.written()
+        except SlotsTaken:
+            raise ApiError(503, "no_free_slot", "all slots are taken: try again shortly", retry_after=1) from None
+        except NotOurs:
+            raise ApiError(503, "moving", "the session is moving to another gateway: again", retry_after=1) from None
+
+    def _choose(self, model: str) -> Engine:
+        """The least busy one. ApiError 503 where none answers now."""
+        able = self._engines.of(model)
+        if not able:
+            trouble = self._engines.trouble(model)
+            raise ApiError(503, "engine_unavailable", f"{trouble}: try again shortly", retry_after=2)
+        return able[0]
+
+    def _salt_of(self, session: Session) -> str:
+        """Keeps one payer's prompts out of what another can learn from the engine's cache by its speed."""
+        payer = self._sessions.payer(session)
+        return hmac.digest(self._salt, payer.encode(), "sha256").hex()
 
     async def _conclude(self, exchange: _Exchange, outcome: str) -> None:
         """No more comes: stop the engine, and write down what was served. What was written first stays."""
         exchange.close()
+        if exchange.job is not None and exchange.job.refused:
+            return
         if exchange.concluding is None:
             usage = exchange.usage(self._clock(), outcome)
             if exchange.job is None:
@@ -191,7 +235,7 @@ class Gateway:
 
     async def _open(self, exchange: _Exchange, payload: bytes) -> None:
         """Have the engine begin. ApiError where it refuses, is away, or is stopped before it began."""
-        opening = asyncio.ensure_future(self._post(exchange.path, payload))
+        opening = asyncio.ensure_future(self._post(exchange, payload))
         exchange.on_stop(opening.cancel)
         try:
             async with asyncio.timeout(self._settings.engine_answer_seconds):
@@ -218,17 +262,33 @@ class Gateway:
             log.error("the engine does not stream", content_type=response.content_type)
             raise ApiError(502, "engine_garbage", "the engine answered with something that is no stream of events")
 
-    async def _post(self, path: str, payload: bytes) -> aiohttp.ClientResponse:
-        assert self._http is not None
-        headers = {"content-type": "application/json", "accept": "text/event-stream"}
-        if self._engine.api_key:
-            headers["authorization"] = f"Bearer {self._engine.api_key}"
-        url = self._engine.base_url + path
+    async def _post(self, exchange: _Exchange, payload: bytes) -> aiohttp.ClientResponse:
+        """To the engine; where nothing listens there, to another one like it."""
+        while True:
+            engine = exchange.engine
+            try:
+                return await self._post_to(engine, exchange.path, payload)
+            except aiohttp.ClientConnectorError as error:
+                engine.failed(f"the engine is not reached: {error}")
+                log.warning("the engine is not reached", engine=engine.name, error=str(error))
+                other = next((e for e in self._engines.of(exchange.model) if _alike(e, engine, exchange.model)), None)
+                if other is None:
+                    raise
+                engine.running -= 1
+                other.running += 1
+                exchange.engine = other
+
+    async def _post_to(self, engine: Engine, path: str, payload: bytes) -> aiohttp.ClientResponse:
+        http = self._http_for(engine)
+        headers = {"content-type": "application/json", "accept": "text/event-stream", **engine_headers(engine.api_key)}
+        url = engine.base_url + path
         try:
-            return await self._http.post(url, data=payload, headers=headers, allow_redirects=False)
+            return await http.post(url, data=payload, headers=headers, allow_redirects=False)
+        except aiohttp.ClientConnectorError:
+            raise
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             # An idle connection that the engine closed in the same moment: nothing was read, so once more.
-            return await self._http.post(url, data=payload, headers=headers, allow_redirects=False)
+            return await http.post(url, data=payload, headers=headers, allow_redirects=False)
 
     async def _refused(self, exchange: _Exchange, response: aiohttp.ClientResponse) -> ApiError:
         """What of the engine's refusal concerns the client."""
@@ -318,13 +378,14 @@ class _Exchange:
         run: Run,
         path: str,
         terms: Terms,
-        engine_model: str,
+        engine: Engine,
         clock: Callable[[], float],
         bill: Bill | None,
         job: Job | None,
         prepared: Prepared,
     ) -> None:
         self.run, self.path, self.model, self.bill, self.job = run, path, terms.model, bill, job
+        self.engine = engine
         self.counted = Counted()
         self.why: str | None = None
         """Why it was stopped, if it was."""
@@ -345,6 +406,7 @@ class _Exchange:
         self._stop: Callable[[], Any] | None = None
         self._stop_at_last: Callable[[], Any] | None = None
         self._renames = []
+        engine_model = engine.models[self.model]
         if engine_model != self.model:
             old, new = (msgspec.json.encode(name) for name in (engine_model, self.model))
             self._renames = [(b'"model":' + old, b'"model":' + new), (b'"model": ' + old, b'"model": ' + new)]
@@ -396,7 +458,7 @@ class _Exchange:
 
     async def headers(self) -> dict[str, str]:
         """The accept, and once there is one the receipt."""
-        if self.job is None:
+        if self.job is None or self.job.refused:
             return {}
         found = {ACCEPT_HEADER: await self.job.accepted()}
         return found | ({RECEIPT_HEADER: self.receipt.text()} if self.receipt else {})
@@ -634,6 +696,11 @@ _SSE_HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),
 ]
+
+
+def _alike(one: Engine, other: Engine, model: str) -> bool:
+    """Whether both take the same request for a model."""
+    return (one.dialect, one.models[model]) == (other.dialect, other.models.get(model))
 
 
 async def _left(receive: Receive) -> None:

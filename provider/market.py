@@ -9,7 +9,7 @@ from penstock.chain.port import Account, Chain
 from penstock.errors import ConfigError, InsufficientFunds, NotFound
 from penstock.types import NATIVE, Address, Offer, OfferId, Provider, Receipt, Service, Terms, address
 from penstock.units import format_amount, format_rate, parse_amount, parse_rate
-from provider.settings import Settings
+from provider.settings import Settings, named
 
 Say = Callable[[str], None]
 
@@ -39,7 +39,8 @@ async def terms_of(settings: Settings, chain: Chain, tokens: Mapping[str, Addres
     """The offers that the settings ask for. ConfigError where one makes no sense."""
     found = []
     for text in settings.offers:
-        name, colon, price = text.rpartition(":")
+        model, priced = named(text)
+        name, colon, price = priced.rpartition(":")
         if not colon:
             raise ConfigError(
                 f"the offer {text!r} is not TOKEN:PRICE, such as native:0.00001 (a second) or native:0.1/0.3 "
@@ -50,7 +51,7 @@ async def terms_of(settings: Settings, chain: Chain, tokens: Mapping[str, Addres
         if not (rate or completion_price) or max(rate, prompt_price, completion_price) >= 2**96:
             raise ConfigError(f"the offer {text!r} has a price that is zero or out of range")
         terms = Terms(
-            model=settings.model,
+            model=model or settings.model,
             token=token.address,
             rate=rate,
             prompt_price=prompt_price,
@@ -137,16 +138,17 @@ async def enter(
             _said(say, await chain.create_offer(account, provider.id, terms), f"listed {shown} as {offer_id[:10]}")
         elif not listed[offer_id].active:
             _said(say, await chain.set_offer_active(account, offer_id, True), f"put {shown} back on the market")
-    return await read(chain, account, provider.id, first_block, settings.model)
+    return await read(chain, account, provider.id, first_block, settings.models)
 
 
-async def read(chain: Chain, account: Account, provider: Address, first_block: int, model: str) -> Seller:
-    """ConfigError where nothing of this model is on the market."""
+async def read(chain: Chain, account: Account, provider: Address, first_block: int, models: Sequence[str]) -> Seller:
+    """ConfigError where nothing of these models is on the market."""
     offers = {offer.id: offer for offer in await chain.offers_of(provider)}
     seller = Seller(account, await chain.provider(provider), offers, first_block)
-    sold = [offer.terms for offer in seller.active if offer.terms.model == model]
-    if not any(terms.by_second or terms.by_token for terms in sold):
-        raise ConfigError(f"no offer of {model} is listed: give --offer native:0.00001 or the like")
+    sold = {o.terms.model for o in seller.active if o.terms.by_second or o.terms.by_token}
+    for model in models:
+        if model not in sold:
+            raise ConfigError(f"no offer of {model} is listed: give --offer native:0.00001 or the like")
     return seller
 
 

@@ -15,7 +15,7 @@ import structlog
 
 from penstock.chain.port import Account, Chain
 from penstock.errors import ChainError, Reverted
-from penstock.types import NATIVE, Address, ChannelSettled, StreamKey, Voucher, Withdrawn
+from penstock.types import NATIVE, Address, ChannelSettled, StreamId, StreamKey, Voucher, Withdrawn
 from provider.accounts import Accounts
 from provider.market import Seller
 from provider.projection import LiveChannel, LiveStream, Projection
@@ -108,19 +108,25 @@ class Payouts:
         accounts: Accounts,
         *,
         gas_multiple: float,
+        ours: Callable[[StreamId], bool],
+        leads: Callable[[], bool],
     ) -> None:
+        """`ours`: whether a stream is this gateway's to settle. `leads`: whether what belongs to no stream is."""
+
         self._chain, self._store, self._seller, self._projection = chain, store, seller, projection
         self._accounts = accounts
         self._gas_multiple = gas_multiple
+        self._ours, self._leads = ours, leads
 
     async def run(self) -> list[Payout]:
         """Take out all that is worth its gas. What fails is logged and left for the next time."""
         done = []
-        wanted = due_of(self._projection.streams.values(), int(self._projection.now()))
-        for due in vouchers_due(self._projection.channels.values(), self._accounts.highest):
+        wanted = due_of([s for s in self._projection.streams.values() if self._ours(s.id)], int(self._projection.now()))
+        channels = [channel for channel in self._projection.channels.values() if self._ours(channel.id)]
+        for due in vouchers_due(channels, self._accounts.highest):
             if await self._worthwhile(due) and (payout := await self._pay(due)):
                 done.append(payout)  # before the vault is looked at, which it fills
-        if self._seller.is_payee:
+        if self._seller.is_payee and self._leads():
             try:
                 wanted += await vault_of(self._chain, self._seller.provider.payee, self._tokens())
             except ChainError as error:

@@ -96,6 +96,7 @@ class Projection:
         poll_seconds: float,
         outage_seconds: float,
         head_stuck_seconds: float,
+        max_skew_seconds: float = 0,
     ) -> None:
         self._chain, self._store, self._clock = chain, store, clock
         self._payee = payee
@@ -104,6 +105,7 @@ class Projection:
         self._poll_seconds = poll_seconds
         self._outage_seconds = outage_seconds
         self._head_stuck_seconds = head_stuck_seconds
+        self._max_skew_seconds = max_skew_seconds
         self.streams: dict[StreamId, LiveStream] = {}
         self.channels: dict[StreamId, LiveChannel] = {}
         self.head: Block | None = None
@@ -122,7 +124,7 @@ class Projection:
 
     def now(self) -> float:
         """The chain's time, estimated: what a block that is mined now would carry. Never before the head's."""
-        estimate = self._clock() + max(self._offsets, default=0.0)
+        estimate = self._clock() + self.skew
         return max(estimate, self.head.timestamp) if self.head else estimate
 
     @property
@@ -137,7 +139,16 @@ class Projection:
             return "the node does not answer"
         if self._head_stuck_seconds and now - self._head_moved_at > self._head_stuck_seconds:
             return "the chain's head does not move"
+        if self._max_skew_seconds and abs(self.skew) > self._max_skew_seconds:
+            way = "ahead of" if self.skew > 0 else "behind"
+            return f"the chain's clock is {abs(self.skew):.0f} s {way} this host's: set the host's by NTP"
         return None
+
+    @property
+    def skew(self) -> float:
+        """By how much the chain's clock is ahead of ours, as the youngest heads tell: seconds. A block is stamped
+        before it is seen, so that a small negative figure is the rule."""
+        return max(self._offsets, default=0.0)
 
     def listen(self, listener: Callable[[set[StreamId]], None]) -> None:
         """Call it with the streams that changed after each change; with all after the chain's time jumped."""

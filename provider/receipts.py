@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from eth_utils.crypto import keccak
+from sqlalchemy.exc import IntegrityError
 
 from penstock.deployments import Deployment
 from penstock.types import Address, StreamId, Terms, hex32
@@ -134,9 +135,27 @@ class Job:
             request_hash(body),
             receipts.clock.unique(),
         )
-        self._kept = asyncio.ensure_future(receipts.store.add_accept(self.accept))
+        self._kept = asyncio.ensure_future(self._keep())
         self._kept.add_done_callback(_looked_at)
         self.first_token_at = 0
+
+    async def _keep(self) -> None:
+        while True:
+            try:
+                return await self._receipts.store.add_accept(self.accept, self._terms.slots)
+            except IntegrityError:  # another gateway took the same moment
+                if not self._receipts.store.shared:
+                    raise
+                self.accept = replace(self.accept, accepted_at=self._receipts.clock.unique())
+
+    async def written(self) -> None:
+        """Return when the accept is on the disk."""
+        await asyncio.shield(self._kept)
+
+    @property
+    def refused(self) -> bool:
+        """Whether nothing was accepted: no receipt is owed."""
+        return self._kept.done() and not self._kept.cancelled() and self._kept.exception() is not None
 
     async def accepted(self) -> str:
         """The signed accept, once it is on the disk."""
@@ -180,7 +199,13 @@ class Receipts:
         """Go on where the process before ended: its clock, and what it owed."""
         await self.store.sign_under(self.domain.contract)
         self.clock = ReceiptClock(self._wall, await self.store.last_moment())
-        for accept in await self.store.unanswered():
+        if not self.store.shared:
+            await self.take_over(None)
+
+    async def take_over(self, stream: StreamId | None) -> None:
+        """Answer for what the process before accepted and did not live to conclude, of one stream or all."""
+        self.clock.now(await self.store.last_moment())
+        for accept in await self.store.unanswered(stream):
             offer = self._seller.offers.get(accept.offer_id)
             await self.conclude(accept, Answered(), self.clock.now(), offer.terms if offer else None, None)
             log.info("an answer ended with the process: its receipt says so", session=accept.session_id)

@@ -23,14 +23,15 @@ from penstock.types import Address
 from provider import market
 from provider.app import create_app
 from provider.asgi import App
-from provider.engines import Engine
+from provider.engines import Engine, Fleet
 from provider.engines.embedded import EmbeddedEngine
 from provider.engines.upstream import UpstreamEngine
+from provider.engines.vllm import VllmEngine
 from provider.market import Say
 from provider.receipts import domain_of
-from provider.settings import BUNDLED_MODEL, Settings
+from provider.settings import BUNDLED_MODEL, Settings, named
 from provider.skills.licensing import open_licensing
-from provider.store import Store
+from provider.store import Store, is_url
 
 _LEAVE_SECONDS = 2
 """How long connections may linger after the answers have ended."""
@@ -54,41 +55,98 @@ async def connect(settings: Settings) -> AsyncIterator[Connection]:
     # Imported late: it takes a second that --help need not wait for.
     from penstock.chain.web3 import Web3Chain
 
-    chain = await Web3Chain.connect(settings.rpc_url or known.rpc_url, deployment)
+    chain = await Web3Chain.connect(settings.rpc_url or ",".join(known.rpc_urls), deployment)
     try:
         yield Connection(chain, account, deployment)
     finally:
         await chain.close()
 
 
-def make_engine(settings: Settings) -> Engine:
-    """The one that the settings name."""
-    if settings.engine_url:
-        return UpstreamEngine(
-            settings.engine_url,
-            settings.engine_model or settings.model,
-            api_key=settings.engine_key,
-            start_seconds=settings.engine_start_seconds,
+def make_engines(settings: Settings) -> Fleet:
+    """Those that the settings name. ConfigError where a model that is sold has none."""
+    own = {model: model for model in settings.models}
+    for text in settings.engine_models:
+        model, name = named(text)
+        if not model and len(own) > 1:
+            raise ConfigError(f"several models are sold: say of which {name!r} is, as --engine-model MODEL={name}")
+        own[model or settings.models[0]] = name
+    adapters = dict(named(text) for text in settings.lora)
+    found: list[Engine] = []
+    for text in settings.engine_urls:
+        model, url = named(text)
+        if model and model not in own:
+            raise ConfigError(f"the engine at {url} is for {model!r}, of which nothing is sold: see --offer")
+        found.append(
+            UpstreamEngine(
+                url,
+                {model: own[model]} if model else own,
+                api_key=settings.engine_key,
+                start_seconds=settings.engine_start_seconds,
+            )
         )
-    return EmbeddedEngine(
-        Path(settings.gguf).expanduser() if settings.gguf else BUNDLED_MODEL,
-        settings.model,
-        slots=settings.slots,
-        context_length=settings.context_length,
-        threads=settings.engine_threads,
-        start_seconds=settings.engine_start_seconds,
-    )
+    elsewhere = {model for engine in found for model in engine.models}
+    here = {model: name for model, name in own.items() if model not in elsewhere}
+    if settings.vllm:
+        base = [model for model in here if model not in adapters]
+        if len(base) > 1:
+            raise ConfigError(
+                f"one vLLM is started here, for one model and adapters, not for {', '.join(base)}: give "
+                "the others' --engine-url"
+            )
+        source = settings.vllm_source or next((here[model] for model in base), "")
+        if not source:
+            raise ConfigError("say what vLLM loads beside the adapters: --vllm-source")
+        home = Path(settings.home).expanduser()
+        found.append(
+            VllmEngine(
+                settings.vllm,
+                source,
+                here,
+                context_length=settings.context_length,
+                adapters=adapters,
+                arguments=settings.vllm_args,
+                log_file=home / "vllm.log",
+                start_seconds=settings.engine_start_seconds,
+                drain_seconds=settings.drain_seconds,
+            )
+        )
+    elif not found:
+        if len(own) > 1:
+            raise ConfigError("the embedded engine has one model: give --vllm or --engine-url for several")
+        found.append(
+            EmbeddedEngine(
+                Path(settings.gguf).expanduser() if settings.gguf else BUNDLED_MODEL,
+                settings.models[0],
+                slots=settings.slots,
+                context_length=settings.context_length,
+                threads=settings.engine_threads,
+                start_seconds=settings.engine_start_seconds,
+            )
+        )
+    elif here:
+        raise ConfigError(f"no engine is named for {', '.join(here)}: give --engine-url MODEL=URL")
+    return Fleet(found)
 
 
-def state_path(settings: Settings, chain_id: int, provider: Address) -> Path:
+def state_place(settings: Settings, chain_id: int, provider: Address) -> str:
+    """A PostgreSQL URL, or a file's path."""
     if settings.state:
-        return Path(settings.state).expanduser()
-    return Path(settings.home).expanduser() / f"provider-{chain_id}-{provider}.sqlite"
+        return settings.state if is_url(settings.state) else str(Path(settings.state).expanduser())
+    return str(Path(settings.home).expanduser() / f"provider-{chain_id}-{provider}.sqlite")
+
+
+def chain_place(settings: Settings, chain_id: int, provider: Address, port: int) -> Path:
+    """Where one gateway of several keeps what it has read of the chain."""
+    return Path(settings.home).expanduser() / f"chain-{chain_id}-{provider}-{port}.sqlite"
+
+
+def owner_of(chain: Chain, provider: Address) -> str:
+    """Whose state it is, for `Store.open`."""
+    return f"{chain.chain_id}:{chain.stream_pay}:{provider}"
 
 
 def open_store(settings: Settings, chain: Chain, provider: Address) -> Store:
-    owner = f"{chain.chain_id}:{chain.stream_pay}:{provider}"
-    return Store.open(state_path(settings, chain.chain_id, provider), owner=owner)
+    return Store.open(state_place(settings, chain.chain_id, provider), owner=owner_of(chain, provider))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +185,12 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
                 licensing = await stack.enter_async_context(opening)
             store = open_store(settings, chain, account.address)
             stack.push_async_callback(store.close)
-            engine = make_engine(settings)
-            stack.push_async_callback(engine.stop)
-            await engine.start()
-            say(f"engine answers: {engine.model} at {engine.base_url}")
+            engines = make_engines(settings)
+            stack.push_async_callback(engines.stop)
+            await engines.start()
+            for engine in engines.engines:
+                if engine.trouble() is None:
+                    say(f"engine answers: {', '.join(engine.models)} at {engine.name}")
             seller = await market.enter(
                 chain,
                 account,
@@ -141,15 +201,25 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
                 say=say,
                 signer=signer.address if slashing else None,
             )
+            told = asyncio.Event()
+            chain_store, peer_url = None, ""
+            if store.shared:
+                peer_url = settings.peer_url or _endpoint(settings, listener, "--peer-url other gateways")
+                place = chain_place(settings, chain.chain_id, account.address, listener.getsockname()[1])
+                chain_store = Store.open(place, owner=owner_of(chain, account.address))
+                stack.push_async_callback(chain_store.close)
             app = create_app(
                 settings,
                 chain=chain,
-                engine=engine,
+                engines=engines,
                 store=store,
                 clock=time.time,
                 seller=seller,
                 signer=signer,
                 slashing=slashing,
+                chain_store=chain_store,
+                peer_url=peer_url,
+                lost=told.set,
                 licensing=licensing,
             )
 
@@ -159,15 +229,18 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
 
             active = tuple(offer.id for offer in seller.active)
             serving = Serving(endpoint, seller.provider.id, chain.chain_id, active)
-            await run_server(app, listener, lambda: ready(serving), leave)
+            await run_server(app, listener, told, lambda: ready(serving), leave)
 
 
 async def run_server(
-    app: App, listener: socket.socket, ready: Callable[[], None], leave: Callable[[], Awaitable[None]]
+    app: App,
+    listener: socket.socket,
+    told: asyncio.Event,
+    ready: Callable[[], None],
+    leave: Callable[[], Awaitable[None]],
 ) -> None:
-    """Serve until SIGTERM or SIGINT, or until the server fails. `leave` comes before connections are closed."""
+    """Serve until SIGTERM, SIGINT or `told`, or until the server fails. `leave` comes before connections are closed."""
     server = Server(app)
-    told = asyncio.Event()
     with _signals(told.set):
         serving = asyncio.create_task(server.serve([listener]))
         try:
@@ -231,10 +304,12 @@ def listen(host: str, port: int) -> socket.socket:
 
 def endpoint_of(settings: Settings, listener: socket.socket) -> str:
     """Where consumers reach it. ConfigError where nobody could know."""
-    if settings.public_url:
-        return settings.public_url
+    return settings.public_url or _endpoint(settings, listener, "--public-url consumers")
+
+
+def _endpoint(settings: Settings, listener: socket.socket, who: str) -> str:
     if settings.host in ("0.0.0.0", "::"):
-        raise ConfigError("say under which --public-url consumers reach this machine")
+        raise ConfigError(f"say under which {who} reach this machine")
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"http://{host}:{listener.getsockname()[1]}"
 

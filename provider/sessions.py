@@ -14,7 +14,7 @@ import structlog
 
 from penstock.accrual import flow
 from penstock.chain.port import Chain
-from penstock.errors import ChainError, Expired, InsufficientFunds, Reverted, TransactionLost, WireError
+from penstock.errors import CapExceeded, ChainError, Expired, InsufficientFunds, Reverted, TransactionLost, WireError
 from penstock.types import (
     NATIVE,
     Address,
@@ -46,6 +46,7 @@ from penstock.wire.sessions import (
 )
 from provider.accounts import Accounts
 from provider.admission import Admission, hash_token
+from provider.cluster import Cluster
 from provider.errors import ApiError
 from provider.market import Seller
 from provider.projection import LiveChannel, LiveStream, Projection
@@ -80,6 +81,8 @@ class Sessions:
         """The contract that judges receipts; None: there is none."""
         self.licensing: Licensing | None = None
         """Where offers need a licence, or the model does."""
+        self.cluster: Cluster | None = None
+        """The other gateways; None: there are none."""
         self._busy: set[str] = set()
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """By payer, while there are orders of it."""
@@ -162,6 +165,8 @@ class Sessions:
             raise ApiError(400, "unsupported_version", "this gateway speaks version 1 of the handshake")
         if self._admission.stopping:
             raise ApiError(503, "stopping", "the provider is stopping: go elsewhere")
+        if self._admission.draining:
+            raise ApiError(503, "draining", "the provider takes no new sessions for now: go elsewhere")
         try:
             key = request.stream.value()
             grant, signature = request.grant.value()
@@ -197,6 +202,8 @@ class Sessions:
             if offer.terms.by_second:
                 self._admission.reserve(key.id, offer.id)
             try:
+                if offer.terms.by_second and self.cluster is not None:
+                    await self.cluster.hold(key.id, offer.id, self._settings.slots, offer.terms.slots)
                 stream, opened, channel_opened = None, ("", 0), ("", 0)
                 channel_order = locked[1] if locked is not None else None
                 payer = key.payer if ordered is not None or channel_order is not None else None
@@ -365,7 +372,7 @@ class Sessions:
         cost += 0 if key.id in self._projection.channels else channel.deposit
         try:
             held = await self._chain.vault_balance(key.token, key.payer)
-            if key.token != NATIVE:
+            if key.token != NATIVE or await self._chain.is_wallet(key.payer):  # a wallet pays in what it holds
                 held += await self._chain.token_balance(key.token, key.payer)
         except ChainError as error:
             raise ApiError(503, "chain_unavailable", str(error), retry_after=5) from None
@@ -423,7 +430,7 @@ class Sessions:
         """Send what a payer signed. ApiError says whose fault it is where that fails."""
         try:
             return await sending
-        except Reverted as error:
+        except (Reverted, CapExceeded) as error:
             raise ApiError(402, "order_refused", str(error)) from None
         except InsufficientFunds as error:
             if payer in str(error):  # the message names whose money lacks
@@ -494,10 +501,19 @@ class Sessions:
             channel=self._accounts.answer(session),
         )
 
+    def payer(self, session: Session) -> str:
+        """Whose money pays for a session; where the chain has just taken that away, the stream stands for it."""
+        projection = self._projection
+        live = (projection.streams if session.start else projection.channels).get(session.stream_id)
+        return live.key.payer if live is not None else session.stream_id
+
     async def forget(self) -> None:
         """Drop what no longer matters: grants long expired, sessions long over."""
         await self._store.forget_nonces(int(self._clock()) - 10 * CLOCK_SKEW)
-        await self._store.forget_sessions(self._admission.forget_gone())
+        gone = self._admission.forget_gone()
+        await self._store.forget_sessions([session.id for session in gone])
+        if self.cluster is not None:
+            self.cluster.forget({session.stream_id for session in gone} - self._admission.streams)
 
     # --- a session's state and end ---
 
@@ -640,6 +656,8 @@ class Sessions:
         back; without the payee's key, settle their vouchers."""
         for channel in list(self._projection.channels.values()):
             if not channel.state.running or not channel.state.requested_at or channel.id in self._closing_channels:
+                continue
+            if self.cluster is not None and not self.cluster.ours(channel.id):
                 continue
             voucher = self._accounts.highest(channel)
             if not self._seller.is_payee and channel.state.added_by(voucher.cumulative) == 0:

@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     network: str = "local"
     """Name of a network in `penstock.networks`."""
     rpc_url: str = ""
-    """JSON-RPC endpoint; empty: the network's own."""
+    """JSON-RPC endpoints, with commas between: where one fails the next is asked. Empty: the network's own."""
     deployment: str = ""
     """Deployment file; empty: the one recorded for the chain."""
     account: str = ""
@@ -58,22 +58,29 @@ class Settings(BaseSettings):
     head_stuck_seconds: float = Field(0, ge=0)
     """The same where the head has not moved for so long; 0: never, for chains that mine on demand."""
 
+    max_skew_seconds: float = Field(0, ge=0)
+    """How far the host's clock and the chain's may be apart; 0: however far, for chains whose time is made up."""
+
     # --- where it is served ---
     host: str = "127.0.0.1"
     port: int = Field(8402, ge=0, le=65535)
     """0: any free one."""
     public_url: str = ""
     """What the registry says; empty: http://host:port."""
+    peer_url: str = ""
+    """Where other gateways that share the state reach this one; empty: http://host:port."""
     home: str = "~/.penstock"
     """Folder of what is kept."""
-    state: str = ""
-    """SQLite file; empty: HOME/provider-CHAIN-ADDRESS.sqlite."""
+    state: str = Field("", repr=False)
+    """SQLite file, or a PostgreSQL URL where several gateways share the work; empty:
+    HOME/provider-CHAIN-ADDRESS.sqlite."""
 
     # --- what is sold ---
     model: str = BUNDLED_NAME
     offers: tuple[str, ...] = ()
-    """TOKEN:PRICE, each. TOKEN is native, a symbol of the deployment or an address. PRICE is an amount of it per
-    second (0.00001), or per million prompt and completion tokens (0.1/0.3), or both joined (0.00001+0.1/0.3)."""
+    """TOKEN:PRICE, or MODEL=TOKEN:PRICE where several are sold. TOKEN is native, a symbol of the deployment or an
+    address. PRICE is an amount of it per second (0.00001), or per million prompt and completion tokens (0.1/0.3), or
+    both joined (0.00001+0.1/0.3)."""
     slots: int = Field(4, ge=1, le=10_000)
     """Sessions served at once, over all offers."""
     context_length: int = Field(1024, ge=1, le=2**32 - 1)
@@ -99,12 +106,23 @@ class Settings(BaseSettings):
     """The product under whose licence the model is served; 0: it needs none."""
 
     # --- the engine ---
-    engine_url: str = ""
-    """Base URL of an OpenAI-compatible server, with or without /v1; empty: the embedded engine."""
-    engine_model: str = ""
-    """What the engine calls the model; empty: as the offer does."""
+    engine_urls: tuple[str, ...] = ()
+    """Base URLs of OpenAI-compatible servers, with or without /v1, each for one model (MODEL=URL) or for all; none and
+    no vLLM: the embedded engine."""
+    engine_models: tuple[str, ...] = ()
+    """What engines call a model: MODEL=NAME, or NAME for the only one. Where nothing is said, as the offer does."""
     engine_key: str = Field("", repr=False)
     """Bearer token of the engine."""
+    vllm: str = ""
+    """A vLLM to be started here: the folder of its Python environment, or its command; empty: none."""
+    vllm_source: str = ""
+    """What it loads, a Hugging Face id or a folder; empty: what the engine calls the model."""
+    vllm_args: tuple[str, ...] = ()
+    """More of its arguments, as its own command line takes them."""
+    lora: tuple[str, ...] = ()
+    """Adapters that it loads beside its model: MODEL=FOLDER, each a model of its own on the market."""
+    drain_seconds: float = Field(30, ge=0)
+    """How long a restart of an engine waits for what runs on it."""
     gguf: str = ""
     """Model file of the embedded engine; empty: the bundled one."""
     engine_threads: int = Field(1, ge=1, le=256)
@@ -153,13 +171,28 @@ class Settings(BaseSettings):
         """Whether licences matter to it at all."""
         return bool(self.skills or self.require_licence or self.model_licence)
 
-    @field_validator("public_url", "engine_url", "rpc_url", "ipfs_url")
+    @field_validator("engine_urls")
+    @classmethod
+    def _are_urls(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            if not named(text)[1].startswith(("http://", "https://")):
+                raise ValueError("write it with http:// or https://")
+        return texts
+
+    @field_validator("lora")
+    @classmethod
+    def _are_named(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(all(text.partition("=")) for text in texts):
+            raise ValueError("write MODEL=FOLDER")
+        return texts
+
+    @field_validator("public_url", "peer_url", "rpc_url", "ipfs_url")
     @classmethod
     def _is_url(cls, text: str) -> str:
-        text = text.strip().rstrip("/")
-        if text and not text.startswith(("http://", "https://")):
+        urls = [url.strip().rstrip("/") for url in text.split(",") if url.strip()]
+        if not all(url.startswith(("http://", "https://")) for url in urls):
             raise ValueError("write it with http:// or https://")
-        return text
+        return ",".join(urls)
 
     @field_validator("model")
     @classmethod
@@ -175,6 +208,11 @@ class Settings(BaseSettings):
             raise ValueError("choose debug, info, warning or error")
         return text.lower()
 
+    @property
+    def models(self) -> tuple[str, ...]:
+        """What is sold, by its names on the market."""
+        return tuple(dict.fromkeys(named(text)[0] or self.model for text in self.offers)) or (self.model,)
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -187,11 +225,25 @@ class Settings(BaseSettings):
         return init_settings, env_settings, _SharedEnvironment(settings_cls), TomlConfigSettingsSource(settings_cls)
 
 
+def default_config() -> Path:
+    """Where `init` puts the configuration, and where it is looked for when none is named."""
+    home = os.environ.get(PREFIX + "HOME") or os.environ.get("PENSTOCK_HOME") or "~/.penstock"
+    return Path(home).expanduser() / "provider.toml"
+
+
+def named(text: str) -> tuple[str, str]:
+    """MODEL=SOMETHING as both; the model is empty where none is named. A URL may have a = of its own."""
+    name, equals, rest = text.partition("=")
+    return (name, rest) if equals and "://" not in name else ("", text)
+
+
 def load(overrides: Mapping[str, Any], config: Path | None = None) -> Settings:
     """Settings of one run. `overrides` win; those that are None or empty tuples are as not given.
     ConfigError names each setting that is wrong and where it could be set."""
     given = {name: value for name, value in overrides.items() if value is not None and value != ()}
-    if config is not None and not config.is_file():
+    if config is None:
+        config = default_config() if default_config().is_file() else None
+    elif not config.exists():
         raise ConfigError(f"there is no configuration file {config}")
 
     class Loaded(Settings):

@@ -1,6 +1,7 @@
-"""What the provider must not forget, in SQLite: sessions, grants used, the chain's events, receipts, usage, payouts.
+"""What the provider must not forget: sessions, grants used, the chain's events, receipts, usage, payouts; in SQLite, or
+in PostgreSQL where several gateways share the work.
 
-Whatever a method writes is on the disk when the method returns (WAL, full sync). Calls run one after
+Whatever a method writes is on the disk when the method returns (SQLite: WAL, full sync). Calls run one after
 another in one thread of their own, so that the event loop never waits for a disk; accepts and receipts that
 come together share a transaction.
 """
@@ -11,15 +12,15 @@ import asyncio
 import fcntl
 import json
 import os
-import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from sqlalchemy import (
+    URL,
+    BigInteger,
     Boolean,
     Column,
     ColumnElement,
@@ -38,11 +39,15 @@ from sqlalchemy import (
     delete,
     event,
     func,
+    make_url,
+    or_,
     select,
+    text,
+    true,
     update,
 )
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from penstock.errors import ConfigError
 from penstock.types import (
@@ -57,6 +62,10 @@ from penstock.types import (
 from penstock.wire.receipts import Accept, Receipt
 
 SCHEMA = "1"
+DRAIN = "drain"
+"""Of `write_control`: no new sessions, where it is not empty."""
+_LOCK = 0x50454E53
+"""Of PostgreSQL's advisory locks: ours."""
 BLOCKS_KEPT = 1024
 """So many of the blocks that were read stay on record, to find where a reorganisation forked off."""
 
@@ -65,18 +74,18 @@ ChainEvent = StreamEvent | ChannelEvent
 """What is kept of the chain."""
 
 _metadata = MetaData()
+_Whole = BigInteger().with_variant(Integer, "sqlite")
+"""64 bits in both."""
 
 _meta = Table("meta", _metadata, Column("name", String, primary_key=True), Column("value", Text, nullable=False))
 
-_blocks = Table(
-    "blocks", _metadata, Column("number", Integer, primary_key=True), Column("hash", String, nullable=False)
-)
+_blocks = Table("blocks", _metadata, Column("number", _Whole, primary_key=True), Column("hash", String, nullable=False))
 
 _events = Table(
     "events",
     _metadata,
-    Column("block", Integer, primary_key=True),
-    Column("log_index", Integer, primary_key=True),
+    Column("block", _Whole, primary_key=True),
+    Column("log_index", _Whole, primary_key=True),
     Column("stream_id", String, nullable=False),
     Column("kind", String, nullable=False),
     Column("body", Text, nullable=False),
@@ -89,28 +98,28 @@ _sessions = Table(
     Column("id", String, primary_key=True),
     Column("token_hash", LargeBinary, nullable=False, unique=True),
     Column("stream_id", String, nullable=False),
-    Column("start", Integer, nullable=False),
+    Column("start", _Whole, nullable=False),
     Column("offer_id", String, nullable=False),
     Column("created_at", Float, nullable=False),
     Column("open_transaction", String, nullable=False),
-    Column("open_gas", Integer, nullable=False),
+    Column("open_gas", _Whole, nullable=False),
 )
 
 _nonces = Table(
     "grant_nonces",
     _metadata,
     Column("nonce", String, primary_key=True),
-    Column("expires_at", Integer, nullable=False),
+    Column("expires_at", _Whole, nullable=False),
 )
 
 _closings = Table(
     "closings",
     _metadata,
     Column("stream_id", String, primary_key=True),
-    Column("start", Integer, primary_key=True),
-    Column("stop_at", Integer, nullable=False),
+    Column("start", _Whole, primary_key=True),
+    Column("stop_at", _Whole, nullable=False),
     Column("cancel_to", String),
-    Column("cancel_deadline", Integer),
+    Column("cancel_deadline", _Whole),
     Column("cancel_signature", LargeBinary),
     Column("done", Boolean, nullable=False),
 )
@@ -128,36 +137,37 @@ _channel_opens = Table(
     _metadata,
     Column("session_id", String, primary_key=True),
     Column("open_transaction", String, nullable=False),
-    Column("open_gas", Integer, nullable=False),
+    Column("open_gas", _Whole, nullable=False),
 )
 
 _receipts = Table(
     "receipts",
     _metadata,
-    Column("accepted_at", Integer, primary_key=True, autoincrement=False),
+    Column("accepted_at", _Whole, primary_key=True, autoincrement=False),
     Column("provider", String, nullable=False),
     Column("offer_id", String, nullable=False),
     Column("session_id", String, nullable=False),
-    Column("start", Integer, nullable=False),
+    Column("start", _Whole, nullable=False),
     Column("request_hash", String, nullable=False),
     # What follows is NULL until the answer has ended.
-    Column("seq", Integer),
+    Column("seq", _Whole),
     Column("output_hash", String),
-    Column("prompt_tokens", Integer),
-    Column("completion_tokens", Integer),
-    Column("first_token_at", Integer),
-    Column("finished_at", Integer, index=True),
+    Column("prompt_tokens", _Whole),
+    Column("completion_tokens", _Whole),
+    Column("first_token_at", _Whole),
+    Column("finished_at", _Whole, index=True),
     Column("amount", String),
     Column("total", String),
     Column("previous", String),
     Column("hash", String, unique=True),
-    Column("prompt_sum", Integer),  # of the session so far
-    Column("completion_sum", Integer),
+    Column("prompt_sum", _Whole),  # of the session so far
+    Column("completion_sum", _Whole),
     Column("token_ids", LargeBinary),
     Column("signature", LargeBinary),
     Index("receipts_by_session", "session_id", "start", "seq", unique=True),
 )
-Index("receipts_owed", _receipts.c.accepted_at, sqlite_where=_receipts.c.seq.is_(None))
+_open = _receipts.c.seq.is_(None)
+Index("receipts_owed", _receipts.c.accepted_at, sqlite_where=_open, postgresql_where=_open)
 
 _usage = Table(
     "usage",
@@ -167,8 +177,8 @@ _usage = Table(
     Column("started_at", Float, nullable=False),
     Column("first_token_at", Float),
     Column("finished_at", Float, nullable=False),
-    Column("prompt_tokens", Integer, nullable=False),
-    Column("completion_tokens", Integer, nullable=False),
+    Column("prompt_tokens", _Whole, nullable=False),
+    Column("completion_tokens", _Whole, nullable=False),
     Column("exact", Boolean, nullable=False),
     Column("outcome", String, nullable=False),
 )
@@ -177,11 +187,11 @@ _payouts = Table(
     "payouts",
     _metadata,
     Column("transaction", String, primary_key=True),
-    Column("at", Integer, nullable=False),
+    Column("at", _Whole, nullable=False),
     Column("kind", String, nullable=False),
     Column("token", String, nullable=False),
     Column("amount", String, nullable=False),
-    Column("streams", Integer, nullable=False),
+    Column("streams", _Whole, nullable=False),
     Column("fee", String, nullable=False),
 )
 
@@ -274,44 +284,55 @@ class Replayed(Exception):
     """This grant's nonce was used before."""
 
 
-class Store:
-    """Open with `Store.open`. One process owns a file at a time."""
+class NotOurs(Exception):
+    """Another gateway has taken the stream over: nothing is written about it here."""
 
-    def __init__(self, engine: Engine, lock: int) -> None:
-        self._engine = engine
+
+class SlotsTaken(Exception):
+    """As many sessions of the offer are being answered as it has slots."""
+
+
+class Store:
+    """Open with `Store.open`. One process owns a file at a time; a PostgreSQL database is shared."""
+
+    def __init__(self, engine: Engine, lock: int | None) -> None:
+        self.engine = engine
         self._lock = lock
+        self._insert = inserts(engine)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._waiting: list[tuple[Callable[[Connection], Any], asyncio.Future[Any]]] = []
         self._writing: asyncio.Task[None] | None = None
+        self._trouble: str | None = None
+        self.fence: Callable[[Connection, StreamId], None] | None = None
+        """Where others use the place, too: raises NotOurs in a transaction about a stream that is not ours."""
 
     @classmethod
-    def open(cls, path: Path, *, owner: str) -> Store:
-        """`owner` says whose state it is (chain, contract, provider). ConfigError where the file is another's,
-        is in use, or cannot be written."""
+    def open(cls, place: str | Path, *, owner: str) -> Store:
+        """`place`: a file, or a PostgreSQL URL. `owner` says whose state it is (chain, contract, provider). ConfigError
+        where it is another's, is in use, or cannot be written."""
+        shown = show_place(place)
+        lock = None if is_url(place) else _own(Path(place))
+        engine = None
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise ConfigError(f"cannot write the state file {path}: {error.strerror}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            raise ConfigError(f"another provider process uses {path}: stop it, or name another --state") from None
-        try:
-            engine = create_engine(f"sqlite:///{path}")
-            event.listen(engine, "connect", _configure)
-            _metadata.create_all(engine)
+            engine = connect_to(place)
+            insert = inserts(engine)
             with engine.begin() as connection:
+                if engine.dialect.name == "postgresql":  # tables cannot be made by two at once
+                    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+                _metadata.create_all(connection)
                 for name, value in (("schema", SCHEMA), ("owner", owner)):
                     connection.execute(insert(_meta).values(name=name, value=value).on_conflict_do_nothing())
                     found = connection.execute(select(_meta.c.value).where(_meta.c.name == name)).scalar_one()
                     if found != value:
-                        raise ConfigError(f"{path} has {name} {found}, not {value}: name another --state")
+                        raise ConfigError(f"{shown} has {name} {found}, not {value}: name another --state")
         except (ConfigError, SQLAlchemyError) as error:
-            os.close(lock)
+            if engine is not None:
+                engine.dispose()
+            if lock is not None:
+                os.close(lock)
             if isinstance(error, SQLAlchemyError):
-                raise ConfigError(f"{path} is no usable state file ({error}): move it away") from error
+                cure = "check the URL and the server" if is_url(place) else "move it away"
+                raise ConfigError(f"{shown} is no usable state ({_reason(error)}): {cure}") from None
             raise
         return cls(engine, lock)
 
@@ -319,16 +340,37 @@ class Store:
         if self._writing is not None:
             await self._writing
         await asyncio.to_thread(self._thread.shutdown)
-        self._engine.dispose()
-        os.close(self._lock)
+        self.engine.dispose()
+        if self._lock is not None:
+            os.close(self._lock)
+
+    @property
+    def shared(self) -> bool:
+        """Whether other gateways may use it, too."""
+        return self._lock is None
+
+    def trouble(self) -> str | None:
+        """Why the last access failed, such as a disk that is full; None where it did not."""
+        return self._trouble
 
     async def _do(self, work: Callable[[Connection], T]) -> T:
+        """OperationalError where the disk is full, the database locked or away: nothing was written then."""
+
         def run() -> T:
-            with self._engine.begin() as connection:
-                return work(connection)
+            try:
+                with self.engine.begin() as connection:
+                    found = work(connection)
+            except OperationalError as error:
+                self._trouble = f"the state cannot be written: {_reason(error)}"
+                raise
+            self._trouble = None
+            return found
 
         # Shielded: a caller that is cancelled must not leave it unknown whether something was written.
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, run))
+
+    run = _do
+    """For what is kept elsewhere in the same place: in one transaction."""
 
     async def _together(self, work: Callable[[Connection], T]) -> T:
         """As `_do`, in order, but all that comes while the disk is busy is written in one transaction."""
@@ -361,7 +403,7 @@ class Store:
         return await self._do(lambda c: c.execute(query).scalar_one_or_none())
 
     async def write_meta(self, name: str, value: str) -> None:
-        row = insert(_meta).values(name=name, value=value)
+        row = self._insert(_meta).values(name=name, value=value)
         await self._do(lambda c: c.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": value})))
 
     # --- the chain's events ---
@@ -393,9 +435,10 @@ class Store:
 
         def work(c: Connection) -> None:
             if rows:
-                c.execute(insert(_events).on_conflict_do_nothing(), rows)
+                c.execute(self._insert(_events).on_conflict_do_nothing(), rows)
             c.execute(
-                insert(_blocks).on_conflict_do_nothing(), [{"number": n, "hash": h} for n, h in sorted(seen.items())]
+                self._insert(_blocks).on_conflict_do_nothing(),
+                [{"number": n, "hash": h} for n, h in sorted(seen.items())],
             )
             keep = select(_blocks.c.number).order_by(_blocks.c.number.desc()).limit(1).offset(BLOCKS_KEPT)
             c.execute(delete(_blocks).where(_blocks.c.number <= keep.scalar_subquery()))
@@ -432,10 +475,10 @@ class Store:
         relayed |= {"open_gas": session.channel_gas}
 
         def work(c: Connection) -> None:
-            c.execute(insert(_nonces).values(nonce=nonce, expires_at=expires_at))
-            c.execute(insert(_sessions).values(row))
+            c.execute(self._insert(_nonces).values(nonce=nonce, expires_at=expires_at))
+            c.execute(self._insert(_sessions).values(row))
             if session.channel_transaction:
-                c.execute(insert(_channel_opens).values(relayed))
+                c.execute(self._insert(_channel_opens).values(relayed))
 
         try:
             await self._do(work)
@@ -450,7 +493,14 @@ class Store:
         """An expired grant is refused for that alone."""
         await self._do(lambda c: c.execute(delete(_nonces).where(_nonces.c.expires_at < expired_before)))
 
-    async def sessions(self) -> list[Session]:
+    async def session_of(self, token_hash: bytes) -> Session | None:
+        return next(iter(await self._sessions(_sessions.c.token_hash == token_hash)), None)
+
+    async def sessions(self, stream: StreamId | None = None) -> list[Session]:
+        """Of one stream, or all."""
+        return await self._sessions(_of(_sessions, stream))
+
+    async def _sessions(self, which: ColumnElement[bool]) -> list[Session]:
         def read(c: Connection) -> list[Session]:
             relayed = {r.session_id: (r.open_transaction, r.open_gas) for r in c.execute(select(_channel_opens))}
             return [
@@ -465,7 +515,7 @@ class Store:
                     r.open_gas,
                     *relayed.get(r.id, ("", 0)),
                 )
-                for r in c.execute(select(_sessions).order_by(_sessions.c.created_at))
+                for r in c.execute(select(_sessions).where(which).order_by(_sessions.c.created_at))
             ]
 
         return await self._do(read)
@@ -484,26 +534,30 @@ class Store:
         def work(c: Connection) -> None:
             known = c.execute(select(_vouchers.c.cumulative).where(_vouchers.c.channel_id == channel)).scalar()
             if known is None or int(known) < cumulative:
-                row = insert(_vouchers).values(channel_id=channel, **values)
-                c.execute(row.on_conflict_do_update(["channel_id"], set_=values))
+                row = self._insert(_vouchers).values(channel_id=channel, **values)
+                c.execute(row.on_conflict_do_update(index_elements=["channel_id"], set_=values))
 
         await self._do(work)
 
-    async def vouchers(self) -> dict[StreamId, tuple[int, bytes]]:
-        """The highest of each channel: its sum and signature."""
+    async def vouchers(self, channel: StreamId | None = None) -> dict[StreamId, tuple[int, bytes]]:
+        """The highest of each channel, or of one: its sum and signature."""
+        which = true() if channel is None else _vouchers.c.channel_id == channel
 
         def read(c: Connection) -> dict[StreamId, tuple[int, bytes]]:
-            rows = c.execute(select(_vouchers))
+            rows = c.execute(select(_vouchers).where(which))
             return {StreamId(r.channel_id): (int(r.cumulative), r.signature) for r in rows}
 
         return await self._do(read)
 
-    async def tokens_used(self) -> list[tuple[Session, int, int]]:
-        """Of each session, the prompt and completion tokens so far."""
+    async def tokens_used(self, stream: StreamId | None = None) -> list[tuple[Session, int, int]]:
+        """Of each session, or each of one stream, the prompt and completion tokens so far."""
+        sessions = await self.sessions(stream)
         query = select(_usage.c.session_id, func.sum(_usage.c.prompt_tokens), func.sum(_usage.c.completion_tokens))
+        if stream is not None:
+            query = query.where(_usage.c.session_id.in_([session.id for session in sessions]))
         rows = await self._do(lambda c: c.execute(query.group_by(_usage.c.session_id)).all())
         used = {row[0]: (int(row[1]), int(row[2])) for row in rows}
-        return [(session, *used[session.id]) for session in await self.sessions() if session.id in used]
+        return [(session, *used[session.id]) for session in sessions if session.id in used]
 
     # --- streams and channels to be closed ---
 
@@ -511,11 +565,13 @@ class Store:
         """The first request's second counts; a signed cancel that comes later is kept with it."""
         to, deadline, signature = closing.cancel or (None, None, None)
         cancel = {"cancel_to": to, "cancel_deadline": deadline, "cancel_signature": signature}
-        row = insert(_closings).values(
+        row = self._insert(_closings).values(
             stream_id=closing.stream_id, start=closing.start, stop_at=closing.stop_at, done=False, **cancel
         )
         keys = ["stream_id", "start"]
-        clause = row.on_conflict_do_nothing() if to is None else row.on_conflict_do_update(keys, set_=cancel)
+        clause = (
+            row.on_conflict_do_nothing() if to is None else row.on_conflict_do_update(index_elements=keys, set_=cancel)
+        )
         await self._do(lambda c: c.execute(clause))
 
     async def finish_closing(self, stream: StreamId, start: int) -> None:
@@ -527,8 +583,9 @@ class Store:
         match = (_closings.c.stream_id == stream) & (_closings.c.start == start)
         await self._do(lambda c: c.execute(delete(_closings).where(match)))
 
-    async def closings(self) -> list[Closing]:
-        """Those not done."""
+    async def closings(self, stream: StreamId | None = None) -> list[Closing]:
+        """Those not done, of one stream or all."""
+        which = _closings.c.done.is_(False) & _of(_closings, stream)
 
         def read(c: Connection) -> list[Closing]:
             return [
@@ -538,7 +595,7 @@ class Store:
                     r.stop_at,
                     (Address(r.cancel_to), r.cancel_deadline, r.cancel_signature) if r.cancel_to else None,
                 )
-                for r in c.execute(select(_closings).where(_closings.c.done.is_(False)))
+                for r in c.execute(select(_closings).where(which))
             ]
 
         return await self._do(read)
@@ -549,7 +606,7 @@ class Store:
         """Signatures kept for another contract are worth nothing."""
 
         def work(c: Connection) -> None:
-            row = insert(_meta).values(name="slashing", value=contract)
+            row = self._insert(_meta).values(name="slashing", value=contract)
             known = c.execute(select(_meta.c.value).where(_meta.c.name == "slashing")).scalar()
             if known != contract:
                 c.execute(update(_receipts).values(signature=None))
@@ -562,15 +619,29 @@ class Store:
         latest = select(func.max(_receipts.c.accepted_at)), select(func.max(_receipts.c.finished_at))
         return await self._do(lambda c: max(c.execute(query).scalar() or 0 for query in latest))
 
-    async def add_accept(self, accept: Accept) -> None:
-        """It names its moment, which no other may have."""
-        row = insert(_receipts).values(asdict(accept))
-        await self._together(lambda c: c.execute(row) and None)
+    async def add_accept(self, accept: Accept, slots: int) -> None:
+        """It names its moment, which no other may have: IntegrityError. Where others use the place, too: SlotsTaken
+        where so many other sessions of the offer are being answered, NotOurs."""
+        row = self._insert(_receipts).values(asdict(accept))
+        r = _receipts.c
+        other = or_(r.session_id != accept.session_id, r.start != accept.start)
+        running = select(r.session_id, r.start).where(r.seq.is_(None) & (r.offer_id == accept.offer_id) & other)
 
-    async def unanswered(self) -> list[Accept]:
-        """Accepts without a receipt, in their order."""
+        def work(c: Connection) -> None:
+            if self.fence is not None:
+                c.execute(text("SELECT pg_advisory_xact_lock(hashtext(:offer))"), {"offer": accept.offer_id})
+                self.fence(c, accept.session_id)
+                if len(c.execute(running.distinct()).all()) >= slots:
+                    raise SlotsTaken
+            c.execute(row)
+
+        await self._together(work)
+
+    async def unanswered(self, stream: StreamId | None = None) -> list[Accept]:
+        """Accepts without a receipt, in their order, of one stream or all."""
         columns = [_receipts.c[each.name] for each in fields(Accept)]
-        query = select(*columns).where(_receipts.c.seq.is_(None)).order_by(_receipts.c.accepted_at)
+        which = true() if stream is None else _receipts.c.session_id == stream
+        query = select(*columns).where(_receipts.c.seq.is_(None) & which).order_by(_receipts.c.accepted_at)
         return [Accept(**row._mapping) for row in await self._do(lambda c: c.execute(query).all())]
 
     async def add_receipt(
@@ -585,6 +656,8 @@ class Store:
         owed = (r.accepted_at == accept.accepted_at) & r.seq.is_(None)
 
         def work(c: Connection) -> Receipt:
+            if self.fence is not None:
+                self.fence(c, accept.session_id)
             found = c.execute(latest).first()
             last = Last(found[0], found[1], found[2], found[3], int(found[4])) if found else None
             receipt = make(last)
@@ -596,7 +669,7 @@ class Store:
             if written.rowcount != 1:
                 raise RuntimeError(f"the accept of {accept.accepted_at} is unknown, or has its receipt already")
             if usage is not None:
-                c.execute(insert(_usage).values(asdict(usage)))
+                c.execute(self._insert(_usage).values(asdict(usage)))
             return receipt
 
         return await self._together(work)
@@ -634,7 +707,9 @@ class Store:
 
     async def add_usage(self, rows: Sequence[Usage]) -> None:
         if rows:
-            await self._do(lambda c: c.execute(insert(_usage).on_conflict_do_nothing(), [asdict(row) for row in rows]))
+            await self._do(
+                lambda c: c.execute(self._insert(_usage).on_conflict_do_nothing(), [asdict(row) for row in rows])
+            )
 
     async def usage(self) -> list[Usage]:
         query = select(_usage).order_by(_usage.c.started_at)
@@ -642,7 +717,7 @@ class Store:
 
     async def add_payout(self, payout: Payout) -> None:
         row = asdict(payout) | {"amount": str(payout.amount), "fee": str(payout.fee)}
-        await self._do(lambda c: c.execute(insert(_payouts).values(row).on_conflict_do_nothing()))
+        await self._do(lambda c: c.execute(self._insert(_payouts).values(row).on_conflict_do_nothing()))
 
     async def payouts(self) -> list[Payout]:
         query = select(_payouts).order_by(_payouts.c.at)
@@ -650,17 +725,95 @@ class Store:
         return [Payout(**dict(r._mapping) | {"amount": int(r.amount), "fee": int(r.fee)}) for r in rows]
 
 
-def vouchers_on_disk(path: Path) -> dict[StreamId, tuple[int, bytes]]:
-    """What `Store.vouchers` tells, of a file that a provider may be using meanwhile. Nothing where there is none.
+def _of(table: Table, stream: StreamId | None) -> ColumnElement[bool]:
+    """Rows of one stream, or all."""
+    return true() if stream is None else table.c.stream_id == stream
+
+
+def vouchers_kept(place: str) -> dict[StreamId, tuple[int, bytes]]:
+    """What `Store.vouchers` tells, of a place that a provider may be using meanwhile. Nothing where there is none.
     ConfigError where it cannot be read."""
-    if not path.exists():
+    if not is_url(place) and not Path(place).exists():
         return {}
+    engine = connect_to(place)
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
-            rows = connection.execute("SELECT channel_id, cumulative, signature FROM vouchers").fetchall()
-    except sqlite3.Error as error:
-        raise ConfigError(f"the vouchers in {path} cannot be read ({error}): check the file and its rights") from error
-    return {StreamId(channel): (int(cumulative), signature) for channel, cumulative, signature in rows}
+        with engine.connect() as connection:
+            rows = connection.execute(select(_vouchers)).all()
+    except SQLAlchemyError as error:
+        shown = show_place(place)
+        raise ConfigError(
+            f"the vouchers in {shown} cannot be read ({_reason(error)}): check it and its rights"
+        ) from None
+    finally:
+        engine.dispose()
+    return {StreamId(row.channel_id): (int(row.cumulative), row.signature) for row in rows}
+
+
+def write_control(place: str, name: str, value: str) -> None:
+    """A word to the gateways that use this place, which look for it each second. ConfigError where there is none."""
+    if not is_url(place) and not Path(place).exists():
+        raise ConfigError(f"there is no state file {place}: no provider ran with these settings")
+    engine = connect_to(place)
+    try:
+        row = inserts(engine)(_meta).values(name=name, value=value)
+        with engine.begin() as connection:
+            connection.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
+    except SQLAlchemyError as error:
+        raise ConfigError(f"{show_place(place)} cannot be written ({_reason(error)})") from None
+    finally:
+        engine.dispose()
+
+
+# --- places --------------------------------------------------------------------------------------
+
+
+def is_url(place: str | Path) -> bool:
+    return isinstance(place, str) and place.startswith(("postgresql://", "postgres://"))
+
+
+def show_place(place: str | Path) -> str:
+    """Without its password."""
+    return make_url(str(place)).render_as_string(hide_password=True) if is_url(place) else str(place)
+
+
+def connect_to(place: str | Path) -> Engine:
+    """ConfigError where the driver is missing or the URL is none."""
+    if not is_url(place):
+        engine = create_engine(URL.create("sqlite", database=str(place)))
+        event.listen(engine, "connect", _configure)
+        return engine
+    try:
+        url = make_url(str(place)).set(drivername="postgresql+psycopg")
+        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+    except ModuleNotFoundError:
+        raise ConfigError("PostgreSQL needs its driver: pip install 'penstock[provider,postgres]'") from None
+    except ValueError:
+        raise ConfigError("--state is no PostgreSQL URL: postgresql://USER:PASSWORD@HOST/DATABASE") from None
+
+
+def inserts(engine: Engine) -> Callable[[Table], Any]:
+    """`insert` with `on_conflict_...`, which the two databases have alike."""
+    return postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
+
+
+def _own(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot write the state file {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise ConfigError(f"another provider process uses {path}: stop it, or name another --state") from None
+    return lock
+
+
+def _reason(error: SQLAlchemyError) -> str:
+    """In one line, without the statement and its values."""
+    said = str(getattr(error, "orig", None) or error).strip().splitlines()
+    return said[0] if said else type(error).__name__
 
 
 def _configure(connection: Any, _: Any) -> None:

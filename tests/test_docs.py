@@ -1,4 +1,4 @@
-"""Each test that a document names exists, and each invariant of `docs/spec.md` names one; the numbers have no gap."""
+"""Each test that a document names exists, and each invariant of `docs/spec.md` names one; the numbers rise."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ def functions_of(path: Path) -> set[str]:
     return {node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, KINDS)}
 
 
-def test_invariants_are_numbered_from_one() -> None:
-    assert [int(number) for number, _ in INVARIANTS] == list(range(1, len(INVARIANTS) + 1))
+def test_invariants_are_numbered_in_order() -> None:
+    numbers = [int(number) for number, _ in INVARIANTS]
+    assert numbers == sorted(set(numbers))
+    assert numbers[0] == 1
     assert len(INVARIANTS) >= 25
 
 

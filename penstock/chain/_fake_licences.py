@@ -118,9 +118,9 @@ class Shop:
             assert found is not None
             self._require(part.share > 0, "catalogue: part without a share")
             shared += part.share
+            self._require(shared <= BPS, "catalogue: more than the whole is shared")
             depth = max(depth, found.depth + 1)
             nodes += found.nodes
-        self._require(shared <= BPS, "catalogue: more than the whole is shared")
         self._require(depth <= MAX_DEPTH, "catalogue: tree too deep")
         self._require(nodes <= MAX_NODES, "catalogue: tree too large")
         return depth, nodes

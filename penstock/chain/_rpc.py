@@ -1,4 +1,4 @@
-"""JSON-RPC over one keep-alive HTTP session, with batches."""
+"""JSON-RPC over one keep-alive HTTP session, with batches, to one node or to the first of several that answers."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ _BUSY = (429, 502, 503, 504)
 _PAUSES = (0.0, 0.25, 1.0)
 """Seconds before each further try. The first is at once: a kept-alive connection that the node has closed."""
 
+_IMPATIENT = 6.0
+"""Seconds that a request may take where another node could be asked."""
+
 Request = tuple[str, Sequence[Any]]
 
 
@@ -37,15 +40,30 @@ class RpcError(Exception):
 class JsonRpc:
     """Every request may be repeated without harm, a signed transaction included, so that all are retried."""
 
-    def __init__(self, url: str, *, timeout: float) -> None:
-        self._url = url
-        parts = urlsplit(url)
-        self.shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        """The node as messages name it: paths and credentials are often secrets."""
+    def __init__(self, urls: str, *, timeout: float) -> None:
+        """`urls`: one, or several with commas between. Where one fails, the next is asked, and asked from then on."""
+        self._urls = [url.strip() for url in urls.split(",")]
+        self._at = 0
+        self._chain_id: int | None = None
+        self._checked: set[int] = set()
+        """Nodes that are known to be on the chain."""
+        if len(self._urls) > 1:
+            timeout = min(timeout, _IMPATIENT)
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=timeout), headers={"Content-Type": "application/json"}
         )
         self._sent = 0
+
+    @property
+    def shown(self) -> str:
+        """The node as messages name it: paths and credentials are often secrets."""
+        parts = urlsplit(self._urls[self._at])
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+    def expect(self, chain_id: int) -> None:
+        """The present node is on this chain. No other one is used that is not."""
+        self._chain_id = chain_id
+        self._checked.add(self._at)
 
     async def close(self) -> None:
         await self._session.close()
@@ -87,12 +105,36 @@ class JsonRpc:
 
     async def _post(self, payload: object) -> Any:
         body = msgspec.json.encode(payload)
+        failures: list[NodeUnavailable] = []
+        for _ in self._urls:
+            at = self._at
+            try:
+                if self._chain_id is not None and at not in self._checked:
+                    await self._check(at)
+                return await self._post_to(at, body)
+            except NodeUnavailable as error:
+                failures.append(error)
+                if self._at == at:  # nobody else has moved on
+                    self._at = (at + 1) % len(self._urls)
+        if len(failures) == 1:
+            raise failures[0]
+        raise NodeUnavailable("; ".join(map(str, failures)))
+
+    async def _check(self, at: int) -> None:
+        answer = await self._post_to(at, msgspec.json.encode(self._request("eth_chainId", ())))
+        found = int(_unwrap("eth_chainId", answer), 16)
+        if found != self._chain_id:
+            raise NodeUnavailable(f"{self.shown} is on chain {found}, not {self._chain_id}: it is not used")
+        self._checked.add(at)
+
+    async def _post_to(self, at: int, body: bytes) -> Any:
         trouble = ""
-        for pause in (None, *_PAUSES):
+        # With another node at hand one repetition is enough.
+        for pause in (None, *(_PAUSES if len(self._urls) == 1 else _PAUSES[:1])):
             if pause is not None:
                 await asyncio.sleep(pause)
             try:
-                async with self._session.post(self._url, data=body) as response:
+                async with self._session.post(self._urls[at], data=body) as response:
                     raw = await response.read()
             except TimeoutError:
                 raise NodeUnavailable(

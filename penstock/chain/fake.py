@@ -7,7 +7,8 @@
 
 Every transaction is mined at once in a block of its own. Time stands still unless a test moves it, or a clock is
 given. Faults are switched on by `outage`, `lose_next` and `reorg`. One suite of tests runs against this and against
-`Web3Chain` with the real contracts, so that the two cannot drift apart. Accounts are plain keys: no contract wallets.
+`Web3Chain` with the real contracts, so that the two cannot drift apart. Accounts are plain keys, or
+agent wallets.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from functools import cached_property
 from eth_utils.crypto import keccak
 
 from penstock.accrual import MAX_RATE, MAX_TIME, StreamState, flow
+from penstock.chain import wallet_calls
 from penstock.chain._batches import require_batch
 from penstock.chain._fake_licences import FakeLicences, Shop
 from penstock.chain._fake_slashing import BOND, Judge, was_signer
+from penstock.chain._fake_wallets import FakeWallet, FakeWallets
 from penstock.chain.port import Account
 from penstock.channels import CLOSE_DELAY, MAX_DEPOSIT, ChannelState
 from penstock.errors import (
@@ -66,6 +69,7 @@ from penstock.types import (
     Deposited,
     Event,
     KeeperPaid,
+    MarketChanges,
     Offer,
     OfferId,
     Opened,
@@ -164,6 +168,7 @@ class _State:
     earlier_keys: dict[LicenceId, tuple[Address, int]] = field(default_factory=dict)
     """The session key before, and the last second at which it counts."""
     auto_charges: dict[LicenceId, AutoCharge] = field(default_factory=dict)
+    wallets: dict[Address, FakeWallet] = field(default_factory=dict)
 
     def copy(self) -> _State:
         return _State(**{each.name: copy.copy(getattr(self, each.name)) for each in fields(self)})
@@ -178,7 +183,7 @@ class _Mined:
     licences: tuple[LicenceEvent, ...] = ()
 
 
-class FakeChain(FakeLicences):
+class FakeChain(FakeLicences, FakeWallets):
     """A chain with Penstock on it, in this process. See the top of this module."""
 
     def __init__(
@@ -194,6 +199,7 @@ class FakeChain(FakeLicences):
         self.stream_pay = _place("StreamPay")
         self.registry = _place("Registry")
         self.staking = _place("Staking")
+        self.wallet_factory = _place("AgentWalletFactory")
         self.slashing = _place("Slashing")
         self.catalogue = _place("Catalogue")
         self.license = _place("License")
@@ -342,6 +348,32 @@ class FakeChain(FakeLicences):
     async def stake_of(self, provider: Address) -> int:
         return (await self._latest()).state.stakes.get(provider, 0)
 
+    async def offers_named(self, ids: Sequence[OfferId]) -> list[Offer | None]:
+        offers = (await self._latest()).state.offers
+        return [offers.get(id) for id in ids]
+
+    async def providers_named(self, ids: Sequence[Address]) -> list[Provider | None]:
+        providers = (await self._latest()).state.providers
+        return [providers.get(id) for id in ids]
+
+    async def stakes_of(self, providers: Sequence[Address]) -> list[int]:
+        stakes = (await self._latest()).state.stakes
+        return [stakes.get(id, 0) for id in providers]
+
+    async def market_changes(self, first: int, last: int) -> MarketChanges:
+        await self._latest()
+        last = min(last, len(self._blocks) - 1)
+        offers: set[OfferId] = set()
+        providers: set[Address] = set()
+        for number in range(max(first, 1), last + 1):
+            before, after = self._blocks[number - 1].state, self._blocks[number].state
+            changed = {id for id, offer in after.offers.items() if before.offers.get(id) != offer}
+            offers |= changed
+            providers |= {after.offers[id].provider for id in changed}
+            providers |= {id for id, one in after.providers.items() if before.providers.get(id) != one}
+            providers |= {id for id, stake in after.stakes.items() if before.stakes.get(id) != stake}
+        return MarketChanges(frozenset(offers), frozenset(providers))
+
     async def minimum_stake(self) -> int:
         await self._latest()
         return self._minimum_stake
@@ -442,6 +474,9 @@ class FakeChain(FakeLicences):
         )
 
     async def open_for(self, sender: Account, order: Order, signature: bytes, permit: Permit) -> Receipt:
+        if await self.is_wallet(order.key.payer):
+            return await self.at_wallet(sender, order.key.payer, wallet_calls.open_for(order, signature))
+
         def act(pay: _StreamPay) -> None:
             pay.require_order(order.deadline)
             pay.require_signed(order.key.payer, order_digest(self.stream_pay_domain, order), signature)
@@ -475,6 +510,9 @@ class FakeChain(FakeLicences):
     async def cancel_for(
         self, sender: Account, key: StreamKey, *, to: Address, deadline: int, signature: bytes
     ) -> Receipt:
+        if await self.is_wallet(key.payer):
+            return await self.at_wallet(sender, key.payer, wallet_calls.cancel_for(key, deadline, signature))
+
         def act(pay: _StreamPay) -> None:
             pay.require_order(deadline)
             state = pay.state.streams.get(key.id)
@@ -525,6 +563,9 @@ class FakeChain(FakeLicences):
         )
 
     async def open_channel_for(self, sender: Account, order: ChannelOrder, signature: bytes, permit: Permit) -> Receipt:
+        if await self.is_wallet(order.key.payer):
+            return await self.at_wallet(sender, order.key.payer, wallet_calls.open_channel_for(order, signature))
+
         def act(pay: _StreamPay) -> None:
             pay.require_order(order.deadline)
             pay.require_signed(order.key.payer, channel_order_digest(self.stream_pay_domain, order), signature)
@@ -841,18 +882,21 @@ class _StreamPay:
         self.verdicts: list[Verdict] = []
         self.licences: list[LicenceEvent] = []
         self.block = chain._blocks[-1].block.number + 1
-        self._place = (self.block, block, self.now, transaction)
+        self.place = (self.block, block, self.now, transaction)
 
     def log(self, kind: Callable[..., Event], *values: object) -> None:
-        self.events.append(kind(Place(*self._place, len(self.events)), *values))
+        self.events.append(kind(Place(*self.place, len(self.events)), *values))
 
     def judge(self, kind: Callable[..., Verdict], *values: object) -> None:
         """What Slashing says."""
-        self.verdicts.append(kind(Place(*self._place, len(self.verdicts)), *values))
+        self.verdicts.append(kind(Place(*self.place, len(self.verdicts)), *values))
+
+    def require(self, condition: bool, reason: str) -> None:
+        _require(condition, reason)
 
     def license(self, kind: Callable[..., LicenceEvent], *values: object) -> None:
         """What License says."""
-        self.licences.append(kind(Place(*self._place, len(self.licences)), *values))
+        self.licences.append(kind(Place(*self.place, len(self.licences)), *values))
 
     # Signatures.
 
@@ -875,18 +919,22 @@ class _StreamPay:
     def require_token(self, token: Address) -> None:
         _require(token in self.state.tokens, "no reason given")
 
-    def _move(self, token: Address, source: Address, target: Address, amount: int) -> None:
+    def held(self, token: Address, account: Address) -> int:
+        """In its own hands."""
+        return self.state.coins.get(account, 0) if token == NATIVE else self.state.balances.get((token, account), 0)
+
+    def move(self, token: Address, source: Address, target: Address, amount: int) -> None:
+        if token == NATIVE:
+            coins = self.state.coins
+            coins[source] = coins.get(source, 0) - amount
+            coins[target] = coins.get(target, 0) + amount
+            return
         balances = self.state.balances
         balances[token, source] = balances.get((token, source), 0) - amount
         balances[token, target] = balances.get((token, target), 0) + amount
 
     def push(self, token: Address, to: Address, amount: int) -> None:
-        if token == NATIVE:
-            coins = self.state.coins
-            coins[self.chain.stream_pay] -= amount
-            coins[to] = coins.get(to, 0) + amount
-        else:
-            self._move(token, self.chain.stream_pay, to, amount)
+        self.move(token, self.chain.stream_pay, to, amount)
 
     def _pull(self, token: Address, owner: Address, amount: int) -> None:
         self.require_token(token)
@@ -905,7 +953,7 @@ class _StreamPay:
             )
         if allowed != _UINT256:
             self.state.allowances[token, owner] = allowed - amount
-        self._move(token, owner, self.chain.stream_pay, amount)
+        self.move(token, owner, self.chain.stream_pay, amount)
 
     def credit(self, token: Address, account: Address, amount: int) -> None:
         held = self.state.vault.get((token, account), 0)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from penstock.accrual import StreamState
+from penstock.chain._wallets_port import Wallets
 from penstock.chain.licences import Licences
 from penstock.channels import ChannelState
 from penstock.faults import Fault
@@ -21,6 +22,7 @@ from penstock.types import (
     Challenge,
     ChannelOrder,
     Event,
+    MarketChanges,
     Offer,
     OfferId,
     Order,
@@ -49,8 +51,9 @@ class Account(KeySigner, Protocol):
         ...
 
 
-class Chain(Licences, Protocol):
-    """One chain with one deployment of Penstock on it. What is about licences is in `Licences`."""
+class Chain(Licences, Wallets, Protocol):
+    """One chain with one deployment of Penstock on it. What is about licences is in `Licences`, about agent wallets in
+    `Wallets`."""
 
     chain_id: int
     stream_pay: Address
@@ -111,6 +114,22 @@ class Chain(Licences, Protocol):
     async def cheapest_offer(self, model: str, token: Address, basis: Basis) -> Offer | None: ...
 
     async def stake_of(self, provider: Address) -> int: ...
+
+    async def offers_named(self, ids: Sequence[OfferId]) -> list[Offer | None]:
+        """In order; None where there is no such offer."""
+        ...
+
+    async def providers_named(self, ids: Sequence[Address]) -> list[Provider | None]:
+        """In order; None where it is not registered."""
+        ...
+
+    async def stakes_of(self, providers: Sequence[Address]) -> list[int]:
+        """In order: base units of the stake's asset."""
+        ...
+
+    async def market_changes(self, first: int, last: int) -> MarketChanges:
+        """What the registry and the stakes told of in these blocks, both ends included."""
+        ...
 
     async def minimum_stake(self) -> int:
         """What a provider with an active offer must have staked, however few its slots: base units."""

@@ -26,10 +26,11 @@ from eth_abi.exceptions import DecodingError, EncodingError
 from eth_utils.crypto import keccak
 
 from penstock.accrual import StreamState, flow
-from penstock.chain import _events, _licence_events, _verdicts, calls
+from penstock.chain import _changes, _events, _licence_events, _verdicts, calls, wallet_calls
 from penstock.chain._batches import AT_ONCE, require_batch
 from penstock.chain._codec import ERC20, Function, checksum, interface, revert_reason
 from penstock.chain._rpc import JsonRpc, RpcError
+from penstock.chain._web3_wallets import WalletsOverRpc
 from penstock.chain.calls import Call, Mined, Prepared, parties, sources
 from penstock.chain.port import Account
 from penstock.chain.web3_licences import Web3Licences
@@ -55,6 +56,7 @@ from penstock.types import (
     Challenge,
     ChannelOrder,
     Event,
+    MarketChanges,
     Offer,
     OfferId,
     Opened,
@@ -96,7 +98,7 @@ _OWN_REASONS = ("streams:", "channels:", "vault:", "signatures:", "guardian:")
 """How StreamPay's own refusals begin; those of `assets` are about tokens."""
 
 
-class Web3Chain(Web3Licences):
+class Web3Chain(Web3Licences, WalletsOverRpc):
     """One chain with one deployment on it, over one node. Make it with `connect`; it is for one event loop."""
 
     def __init__(self, rpc: JsonRpc, deployment: Deployment, *, receipt_timeout: float) -> None:
@@ -107,6 +109,8 @@ class Web3Chain(Web3Licences):
         self.slashing = deployment.slashing
         self.catalogue = deployment.catalogue
         self.license = deployment.license
+        self.wallet_factory = deployment.wallet_factory
+        self._known_wallets: set[Address] = set()
         self._rpc = rpc
         self._receipt_timeout = receipt_timeout
         network = by_chain_id(deployment.chain_id)
@@ -120,7 +124,8 @@ class Web3Chain(Web3Licences):
     async def connect(
         cls, rpc_url: str, deployment: Deployment, *, request_timeout: float = 15.0, receipt_timeout: float = 60.0
     ) -> Self:
-        """Check that the node is on the deployment's chain and has its contracts.
+        """Check that the node is on the deployment's chain and has its contracts. `rpc_url` may name several, with
+        commas between: where one fails the next is asked.
 
         `request_timeout` bounds one request, `receipt_timeout` the wait for a transaction, in seconds. NodeUnavailable,
         WrongChain or NoContract say what is amiss.
@@ -158,6 +163,7 @@ class Web3Chain(Web3Licences):
         except BaseException:
             await rpc.close()
             raise
+        rpc.expect(deployment.chain_id)
         return cls(rpc, deployment, receipt_timeout=receipt_timeout)
 
     async def close(self) -> None:
@@ -261,6 +267,27 @@ class Web3Chain(Web3Licences):
 
     async def stake_of(self, provider: Address) -> int:
         return int(await self._view(self.staking, interface("Staking")["stake_of"], provider))
+
+    async def offers_named(self, ids: Sequence[OfferId]) -> list[Offer | None]:
+        found = await self._offers(unhex(id) for id in ids)
+        return [offer if offer.created_at else None for offer in found]
+
+    async def providers_named(self, ids: Sequence[Address]) -> list[Provider | None]:
+        values = await self._views(self.registry, interface("Registry")["provider"], [(id,) for id in ids])
+        found = [_provider(id, value) for id, value in zip(ids, values, strict=True)]
+        return [provider if provider.registered_at else None for provider in found]
+
+    async def stakes_of(self, providers: Sequence[Address]) -> list[int]:
+        found = await self._views(self.staking, interface("Staking")["stake_of"], [(id,) for id in providers])
+        return [int(stake) for stake in found]
+
+    async def market_changes(self, first: int, last: int) -> MarketChanges:
+        logs: list[dict[str, Any]] = []
+        for start in range(first, last + 1, LOG_RANGE):
+            end = min(start + LOG_RANGE - 1, last)
+            for source in (self.registry, self.staking):
+                logs += await self._logs(start, end, list(_changes.topics()), source)
+        return _changes.read(logs)
 
     async def minimum_stake(self) -> int:
         return int(await self._view(self.staking, interface("Staking")["minimum_stake"]))
@@ -426,6 +453,8 @@ class Web3Chain(Web3Licences):
 
     async def open_for(self, sender: Account, order: Order, signature: bytes, permit: Permit) -> Receipt:
         key = order.key
+        if await self.is_wallet(key.payer):
+            return await self.at_wallet(sender, key.payer, wallet_calls.open_for(order, signature))
         return await self._pay(
             sender,
             "open_for",
@@ -462,6 +491,8 @@ class Web3Chain(Web3Licences):
     async def cancel_for(
         self, sender: Account, key: StreamKey, *, to: Address, deadline: int, signature: bytes
     ) -> Receipt:
+        if await self.is_wallet(key.payer):
+            return await self.at_wallet(sender, key.payer, wallet_calls.cancel_for(key, deadline, signature))
         return await self._pay(
             sender,
             "cancel_for",
@@ -513,6 +544,8 @@ class Web3Chain(Web3Licences):
         )
 
     async def open_channel_for(self, sender: Account, order: ChannelOrder, signature: bytes, permit: Permit) -> Receipt:
+        if await self.is_wallet(order.key.payer):
+            return await self.at_wallet(sender, order.key.payer, wallet_calls.open_channel_for(order, signature))
         return await self._pay(
             sender,
             "open_channel_for",

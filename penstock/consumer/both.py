@@ -25,7 +25,10 @@ from penstock.consumer.session import (
     relayed_seconds,
     seen_open,
     send_open,
+    spent,
+    top_up,
 )
+from penstock.consumer.tasks import to_the_end
 from penstock.errors import GatewayRefused, PenstockError
 from penstock.journal import Record
 from penstock.types import NATIVE, Order, StreamId
@@ -77,6 +80,14 @@ class BothSession(ChannelSession):
     def stream_summary(self) -> Summary | None:
         """As far as known; final after the block. None where no stream was ever on its way."""
         return Summary.of(self._opened, self.listing.token) if self._stream is not None else None
+
+    def spent(self, now: int | None = None) -> int:
+        """What the stream has cost by a time, as `Session.spent`; the channel's part is `owed`."""
+        return spent(self._opened, self._consumer.now() if now is None else now)
+
+    async def extend(self, seconds: int) -> int:
+        """As `Session.top_up`."""
+        return await to_the_end(top_up(self._consumer, self._opened, seconds))
 
     # --- entering ---
 

@@ -8,20 +8,21 @@ that came can bear it.
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from penstock.consumer.funds import check_funds, lacks_gas, permits
-from penstock.consumer.gateway import Answer, Delta, Gateway
+from penstock.consumer.funds import check_funds, lacks_gas, means, permits
+from penstock.consumer.gateway import Answer, Delta, Gateway, Usage
 from penstock.consumer.market import Listing
 from penstock.consumer.receipts import SPECIAL_TOKENS, SessionReceipts, watch
-from penstock.consumer.session import ORDER_LIFE, ORDER_PENDING, Gasless
+from penstock.consumer.session import ORDER_LIFE, ORDER_PENDING, Gasless, Message, chat_body, completion_body
 from penstock.consumer.tasks import to_the_end
 from penstock.errors import (
     ConfigError,
@@ -50,7 +51,9 @@ from penstock.types import (
     Voucher,
 )
 from penstock.units import format_amount
+from penstock.wire.completions import CHAT
 from penstock.wire.eip712 import channel_order_digest, voucher_digest
+from penstock.wire.receipts import Receipt
 from penstock.wire.sessions import (
     ChannelBody,
     GrantBody,
@@ -66,13 +69,13 @@ from penstock.wire.sessions import (
 if TYPE_CHECKING:
     from penstock.consumer.consumer import Consumer
 
-Message = Mapping[str, Any]
 STEP_TOKENS = 64
 """Completion tokens whose price is signed ahead of what was delivered, at most."""
 DEFAULT_PROMPT, DEFAULT_COMPLETION = 8192, 4096
 """Tokens for which a deposit is made where nothing else is said, within the offer's context."""
 VOUCHER_NEEDED = "voucher_needed"
 _TRIES = 3
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,20 +209,12 @@ class ChannelSession:
 
         Raises what `Session.chat` does, and Overcharged where the provider counts more than it can have delivered.
         """
-        messages: list[Message] = [{"role": "system", "content": system}] if system is not None else []
-        messages += [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        body: dict[str, Any] = {
-            "model": self.listing.offer.terms.model,
-            "messages": messages,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "return_token_ids": True,
-        }
-        if max_tokens is not None:
-            body["max_tokens"] = max_tokens
-        if temperature is not None:
-            body["temperature"] = temperature
-        answer = PaidAnswer(self, body | parameters)
+        body = chat_body(prompt, system=system, max_tokens=max_tokens, temperature=temperature)
+        return self.ask(CHAT, body | parameters)
+
+    def ask(self, path: str, body: Mapping[str, Any]) -> PaidAnswer:
+        """As `Session.ask`."""
+        answer = PaidAnswer(self, path, completion_body(self.listing, body))
         self._answers.append(answer)
         return answer
 
@@ -256,6 +251,46 @@ class ChannelSession:
                 except GatewayError:
                     if not left:
                         raise
+
+    @property
+    def left(self) -> int:
+        """Of the deposit, what is not owed yet: base units."""
+        assert self._record is not None
+        return self._record.deposit - self.owed
+
+    async def top_up(self, amount: int) -> None:
+        """Lock so many base units more, from the vault balance, then the wallet, and wait for the provider to see
+        them. Needs gas. InsufficientFunds, or Reverted where the channel is closed."""
+        await to_the_end(self._top_up(amount))
+
+    async def _top_up(self, amount: int) -> None:
+        async with self._consumer.purse:
+            deposit = await self._lock_more(amount)
+        await self._consumer.wait_for_deposit(self._running, self._token, deposit)
+
+    async def _lock_more(self, amount: int) -> int:
+        """The new deposit."""
+        consumer, record = self._consumer, self._record
+        assert record is not None
+        chain, account, token = consumer.chain, consumer.account, record.key.token
+        from_vault = min((await means(consumer, self.listing.token)).vault, amount)
+        short = amount - from_vault
+        consumer.journal.reserve_channel(record.id, amount, consumer.limit(self.listing.token))
+        try:
+            if token != NATIVE and short and await chain.allowance(token, account.address) < short:
+                consumer.keep_channel(record.id, "approve", await chain.approve(account, token, short))
+            receipt = await chain.top_up_channel(
+                account, record.key, amount=amount, value=short if token == NATIVE else 0, from_vault=from_vault
+            )
+        except (NodeUnavailable, TransactionLost):
+            raise  # as for a stream's
+        except PenstockError:
+            consumer.journal.reserve_channel(record.id, -amount, None)
+            raise
+        self._record = record = replace(record, deposit=record.deposit + amount)
+        consumer.journal.set_channel(record.id, deposit=record.deposit, reserved=0)
+        consumer.keep_channel(record.id, "top up", receipt)
+        return record.deposit
 
     # --- counting ---
 
@@ -332,13 +367,14 @@ class ChannelSession:
         self._gateway = gateway = await consumer.gateway(listing.provider.endpoint)
         greeting = await gateway.well_known()
         consumer.check_greeting(greeting, listing.provider)
-        gasless, deposit, from_vault = await self._plan(greeting)
-        if gasless:
-            answer = await self._order(gateway, deposit, from_vault)
-        else:
-            await to_the_end(self._open(deposit, from_vault))
-            answer = await self._shake_hands(gateway)
-        self._take(answer)
+        answer: SessionAnswer | None = None
+        async with consumer.purse:
+            gasless, deposit, from_vault = await self._plan(greeting)
+            if gasless:
+                answer = await self._order(gateway, deposit, from_vault)
+            else:
+                await to_the_end(self._open(deposit, from_vault))
+        self._take(answer or await self._shake_hands(gateway))
 
     async def _shake_hands(self, gateway: Gateway) -> SessionAnswer:
         assert self._record is not None
@@ -359,12 +395,11 @@ class ChannelSession:
     async def _plan(self, greeting: WellKnown) -> tuple[bool, int, int]:
         """Whether the provider is to open the channel, its deposit, and what of all costs the vault balance pays."""
         consumer, terms, token = self._consumer, self._terms, self.listing.token
-        me, chain = consumer.account.address, consumer.chain
-        coins, vault = await asyncio.gather(chain.native_balance(me), chain.vault_balance(token.address, me))
+        has = await means(consumer, token)
         usual = terms.owed(min(terms.context_length, DEFAULT_PROMPT), min(terms.context_length, DEFAULT_COMPLETION))
         if self._gasless == "auto":
             cost = (self._deposit or usual) + self._cost_of_time(greeting, gasless=False)
-            gasless = lacks_gas(consumer, token, coins=coins, cost=cost, vault=vault)
+            gasless = lacks_gas(consumer, token, has, cost=cost)
         else:
             gasless = self._gasless
         least = self._least(greeting) if gasless else 0
@@ -376,12 +411,12 @@ class ChannelSession:
                 "or an account with gas and --no-gasless"
             )
         cost = deposit + self._cost_of_time(greeting, gasless=gasless)
-        from_vault = min(vault, cost)
+        from_vault = min(has.vault, cost)
         await check_funds(
             consumer,
             token,
+            has,
             gasless=gasless,
-            coins=coins,
             cost=cost,
             from_vault=from_vault,
             what="channel",
@@ -432,7 +467,7 @@ class ChannelSession:
             first_block=(await chain.head()).number,
             created_at=consumer.now(),
         )
-        consumer.journal.intend_channel(record)
+        consumer.journal.intend_channel(record, consumer.limit(self.listing.token))
         self._record = record
         consumer.tell("intended", record)
         return record
@@ -554,21 +589,22 @@ class ChannelSession:
             raise RuntimeError("use the session inside its `async with` block")
         return self._gateway
 
-    def _start(self, body: Mapping[str, Any]) -> tuple[Answer, _Count]:
+    def _start(self, path: str, body: Mapping[str, Any]) -> tuple[Answer, _Count]:
         count = _Count(msgspec.json.encode(body))
-        return self._running.chat(self._token, body, until=self._until(), witness=self.receipts.watch()), count
+        answer = self._running.ask(path, self._token, body, until=self._until, witness=self.receipts.watch())
+        return answer, count
 
-    def _until(self) -> float | None:
+    def _until(self) -> float:
         """When an answer must be there, on the event loop's clock."""
-        return None
+        return math.inf
 
 
 class PaidAnswer:
     """An `Answer` whose tokens are counted and paid for as they come."""
 
-    def __init__(self, session: ChannelSession, body: Mapping[str, Any]) -> None:
-        self._session, self._body = session, body
-        self._answer, self._count = session._start(body)
+    def __init__(self, session: ChannelSession, path: str, body: Mapping[str, Any]) -> None:
+        self._session, self._path, self._body = session, path, body
+        self._answer, self._count = session._start(path, body)
         self._begun = False
 
     @property
@@ -581,32 +617,44 @@ class PaidAnswer:
         return self._answer.finish_reason
 
     @property
-    def usage(self) -> Any:
+    def usage(self) -> Usage | None:
         return self._answer.usage
+
+    @property
+    def claimed(self) -> Usage | None:
+        return self._answer.claimed
+
+    @property
+    def receipt(self) -> Receipt | None:
+        return self._answer.receipt
 
     def __aiter__(self) -> PaidAnswer:
         return self
 
     async def __anext__(self) -> Delta:
-        if not self._begun:
-            self._begun = True
-            delta = await self._first()
+        return await self._paid(lambda answer: anext(answer))
+
+    async def chunk(self) -> dict[str, Any] | None:
+        """As `Answer.chunk`."""
+        return await self._paid(lambda answer: answer.chunk())
+
+    async def _paid(self, take: Callable[[Answer], Awaitable[_T]]) -> _T:
+        """The next part, counted and paid for."""
+        if self._begun:
+            found = await take(self._answer)
         else:
-            delta = await anext(self._answer)
+            self._begun = True
+            try:
+                found = await take(self._answer)
+            except PaymentRequired as error:
+                if not await self._session.allow(error, self._count):
+                    raise
+                self._answer, self._count = self._session._start(self._path, self._body)
+                found = await take(self._answer)
+            self._session._counts.append(self._count)
         self._session.count(self._count, self._answer)
         self._session.keep_up()
-        return delta
-
-    async def _first(self) -> Delta:
-        try:
-            delta = await anext(self._answer)
-        except PaymentRequired as error:
-            if not await self._session.allow(error, self._count):
-                raise
-            self._answer, self._count = self._session._start(self._body)
-            delta = await anext(self._answer)
-        self._session._counts.append(self._count)
-        return delta
+        return found
 
     async def read(self) -> str:
         """The whole text."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +14,8 @@ from typing import TypeVar
 import httpx
 
 from penstock.accrual import StreamState, flow
+from penstock.caps import Caps
+from penstock.chain.paying import paying_from_wallet
 from penstock.chain.port import Account, Chain
 from penstock.channels import ChannelState
 from penstock.consumer.both import BothSession
@@ -36,7 +38,7 @@ from penstock.errors import (
     Reverted,
     StreamLeftOpen,
 )
-from penstock.journal import ChannelRecord, Journal, Record, State, Transaction
+from penstock.journal import ChannelRecord, Journal, Limit, Record, State, Transaction
 from penstock.keys import LocalAccount
 from penstock.networks import LOCAL_CHAIN_ID
 from penstock.types import (
@@ -44,6 +46,7 @@ from penstock.types import (
     Address,
     ChannelClosed,
     ChannelOpened,
+    ChannelToppedUp,
     Closed,
     Opened,
     Provider,
@@ -51,9 +54,11 @@ from penstock.types import (
     StreamEvent,
     StreamId,
     StreamKey,
+    Token,
     ToppedUp,
 )
 from penstock.units import format_amount
+from penstock.wallets import WalletAccount
 from penstock.wire.eip712 import KeySigner, cancel_digest
 from penstock.wire.sessions import (
     CancelBody,
@@ -79,6 +84,7 @@ CLOSING = frozenset({"closing", "close_pending"})
 """Codes by which a gateway says that it is about to close a stream."""
 INVALID_TOKEN = "invalid_token"
 """The code by which a gateway says that it does not know a session's token, perhaps not any more."""
+NOTHING = Caps(0, 0, 0, 0)
 CLOCKS = 60
 """Seconds by which the chain's clock may be behind ours."""
 
@@ -101,7 +107,8 @@ class Consumer:
 
     `on_news` hears of each step as it happens, `on_warning` of what a provider leaves unproven. `clock` gives Unix
     seconds. `allow_private`: whether a gateway may live on this machine or a private network; by default on local
-    chains alone.
+    chains alone. `caps` by token bound what is spent, by the journal's word alone: whoever has the account's key is not
+    bound by them. Given any, tokens without caps are not spent. With a `WalletAccount` the wallet pays.
     """
 
     def __init__(
@@ -116,15 +123,20 @@ class Consumer:
         on_news: Callable[[News], None] | None = None,
         on_warning: Callable[[str], None] | None = None,
         allow_private: bool | None = None,
+        caps: Mapping[Address, Caps] | None = None,
     ) -> None:
-        self.chain = chain
+        self.chain = paying_from_wallet(chain, account, self._over) if isinstance(account, WalletAccount) else chain
         self.account = account
         self.journal = journal
-        self.market = Market(chain)
+        self.caps = caps
+        self.market = Market(self.chain)
         self.waits = waits or Waits()
         self.gas_reserve = gas_reserve
         self.allow_private = chain.chain_id == LOCAL_CHAIN_ID if allow_private is None else allow_private
         self.clock = clock
+        self.purse = asyncio.Lock()
+        """Held while vault balance and allowances are looked at and spent, so that two sessions do not count on the
+        same."""
         self._on_warning = on_warning
         self._on_news = on_news
         self._http = httpx.AsyncClient(
@@ -317,22 +329,31 @@ class Consumer:
         """Its end is on the chain. What came back to the vault goes on to the wallet, if there is gas for it."""
         head = await self.chain.head()
         closed: ChannelClosed | None = None
+        deposit = 0
         for event in await self.chain.events(min(record.first_block, head.number), head.number):
             if isinstance(event, ChannelOpened) and event.id == record.id:
-                self.journal.set_channel(record.id, deposit=event.deposit)
+                deposit = event.deposit
+            if isinstance(event, ChannelToppedUp) and event.id == record.id:
+                deposit += event.amount
             if isinstance(event, ChannelClosed) and event.id == record.id:
                 closed = event
         if closed is None:
             raise NotFound(f"the node does not show how channel {record.id[:10]} ended")
         paid, refund, to = closed.cumulative, closed.refund, closed.to
-        self.journal.set_channel(record.id, state=State.CLOSED, paid=paid, refund=refund, refund_to=to, problem="")
+        self.journal.channel_closed(record.id, deposit=deposit, paid=paid, refund=refund, refund_to=to, at=self.now())
         if to == ZERO_ADDRESS and refund:
             with suppress(ChainError):
                 await self._bring_home(record, refund)
         return self._channel(record.id)
 
     async def _bring_home(self, record: ChannelRecord, refund: int) -> None:
+        async with self.purse:
+            await self._withdraw(record, refund)
+
+    async def _withdraw(self, record: ChannelRecord, refund: int) -> None:
         token, me = record.key.token, self.account.address
+        if isinstance(self.account, WalletAccount):  # its vault balance is as good, and its owner's alone to take out
+            return
         coins, held = await self.chain.native_balance(me), await self.chain.vault_balance(token, me)
         amount = min(refund, held)
         if not amount or coins < self.gas_reserve // 5:
@@ -397,6 +418,20 @@ class Consumer:
             raise await self._left_open(record, str(error)) from error
 
     # --- used by sessions ---
+
+    @property
+    def sender(self) -> Address:
+        """Who sends the transactions and pays their gas: the account, or the wallet's key."""
+        return self.account.key.address if isinstance(self.account, WalletAccount) else self.account.address
+
+    def limit(self, token: Token) -> Limit | None:
+        """What the caps say of a token, for the journal to hold."""
+        return None if self.caps is None else Limit(token, self.caps.get(token.address, NOTHING), self.now())
+
+    def _over(self, token: Address) -> list[StreamId]:
+        """What this account paid for and is over, oldest first."""
+        records: list[Record | ChannelRecord] = [*self.mine(self.journal.all()), *self.mine(self.journal.channels())]
+        return [record.id for record in records if record.state is State.CLOSED and record.key.token == token]
 
     def check_greeting(self, greeting: WellKnown, provider: Provider) -> None:
         """That we talk to whom the registry names, about the contracts that we mean, before money moves."""
@@ -485,6 +520,16 @@ class Consumer:
             self.journal.set_channel(record.id, state=State.OPEN, deposit=state.deposit)
         return state
 
+    async def wait_for_deposit(self, gateway: Gateway, token: str, deposit: int) -> None:
+        """Until a provider has seen a channel's top-up. GatewayUnreachable where it does not in time."""
+
+        def enough(answer: SessionAnswer) -> bool:
+            found = answer.channel.deposit if answer.channel else "0"
+            return found.isdecimal() and len(found) <= 40 and int(found) >= deposit
+
+        if not enough(await self._wait(lambda: gateway.session(token), enough, self.waits.sight)):
+            raise GatewayUnreachable(f"{gateway.endpoint} does not see the channel's top-up; choose another provider")
+
     async def wait_for_open(self, record: Record) -> StreamState | None:
         """The stream's state once our node has it; None where it does not come within some blocks."""
         return await self._wait(lambda: self._state(record.id), lambda state: state is not None, self.waits.settle)
@@ -547,7 +592,7 @@ class Consumer:
 
     async def _have_cancelled(self, record: Record, bearer: str) -> bool:
         """By the provider's transaction, from our signature. True where the chain confirms it."""
-        me = self.account.address
+        me = ZERO_ADDRESS if isinstance(self.account, WalletAccount) else self.account.address
         deadline = await self.deadline(CANCEL_LIFE)
         digest = cancel_digest(self.chain.stream_pay_domain, record.id, record.start, me, deadline)
         signature = "0x" + self.account.sign_digest(digest).hex()
@@ -636,13 +681,21 @@ class Consumer:
             paid=deposit - event.refund,
             refund=event.refund,
             refund_to=event.to,
+            at=self.now(),
         )
 
     def _ended(self, record: Record) -> Record:
         """It ran to its end: all is the payee's, and no transaction is needed."""
         deposit = flow(record.rate, record.end - record.start)
         self.journal.closed(
-            record.id, start=record.start, end=record.end, stop=record.end, paid=deposit, refund=0, refund_to=""
+            record.id,
+            start=record.start,
+            end=record.end,
+            stop=record.end,
+            paid=deposit,
+            refund=0,
+            refund_to="",
+            at=self.now(),
         )
         return self._get(record.id)
 

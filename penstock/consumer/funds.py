@@ -2,51 +2,74 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from penstock.errors import InsufficientFunds
 from penstock.types import NATIVE, Permit, PermitKind, Token
 from penstock.units import format_amount
+from penstock.wallets import WalletAccount
 from penstock.wire.eip712 import permit_digest
 
 if TYPE_CHECKING:
     from penstock.consumer.consumer import Consumer
 
 
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What pays for a purchase: base units."""
+
+    coins: int
+    """In the hands of who sends the transactions, for gas."""
+    hand: int
+    """Of the token, in the payer's own hands."""
+    vault: int
+    """Of the token, in its vault balance. All that a wallet has counts as there: it pays in what is needed."""
+
+
+async def means(consumer: Consumer, token: Token) -> Means:
+    chain, account = consumer.chain, consumer.account
+    coins, hand, vault = await asyncio.gather(
+        chain.native_balance(consumer.sender),
+        chain.token_balance(token.address, account.address),
+        chain.vault_balance(token.address, account.address),
+    )
+    if isinstance(account, WalletAccount):
+        return Means(coins, 0, hand + vault)
+    return Means(coins, hand, vault)
+
+
 async def check_funds(
-    consumer: Consumer, token: Token, *, gasless: bool, coins: int, cost: int, from_vault: int, what: str, cure: str
+    consumer: Consumer, token: Token, has: Means, *, gasless: bool, cost: int, from_vault: int, what: str, cure: str
 ) -> None:
-    """InsufficientFunds, said before a transaction fails over it. `coins` is what the account holds of them, `what`
-    what is bought, `cure` how to buy less. Amounts in base units."""
+    """InsufficientFunds, said before a transaction fails over it. `what` is bought, `cure` is how to buy less."""
     me, short = consumer.account.address, cost - from_vault
     native = token.address == NATIVE
-    if gasless and native and short:
+    if gasless and native and short and not isinstance(consumer.account, WalletAccount):
         raise InsufficientFunds(
             f"a {what} in {token.symbol} without gas is paid from the vault, which holds "
             f"{format_amount(from_vault, token.decimals)} of {format_amount(cost, token.decimals, token.symbol)} "
             f"needed; deposit more, choose {cure} or drop --gasless"
         )
-    held = coins if native else await consumer.chain.token_balance(token.address, me)
-    if held < short:
+    if has.hand < short:
         raise InsufficientFunds(
-            f"{me} has {format_amount(held + from_vault, token.decimals, token.symbol)} and needs "
+            f"{me} has {format_amount(has.hand + from_vault, token.decimals, token.symbol)} and needs "
             f"{format_amount(cost, token.decimals, token.symbol)}; add funds or choose {cure}"
         )
-    if not gasless and coins < (short if native else 0) + consumer.gas_reserve:
+    if not gasless and has.coins < (short if native else 0) + consumer.gas_reserve:
         coin = await consumer.chain.token(NATIVE)
         raise InsufficientFunds(
-            f"{me} has {format_amount(coins, coin.decimals, coin.symbol)}, too little for "
-            + ("the deposit and its gas" if native else "gas")
+            f"{consumer.sender} has {format_amount(has.coins, coin.decimals, coin.symbol)}, too little for "
+            + ("the deposit and its gas" if native and short else "gas")
             + f"; add {format_amount(consumer.gas_reserve, coin.decimals, coin.symbol)}"
-            + (f" or choose {cure}" if native else " or use --gasless")
+            + (f" or choose {cure}" if native and short else " or use --gasless")
         )
 
 
-def lacks_gas(consumer: Consumer, token: Token, *, coins: int, cost: int, vault: int) -> bool:
+def lacks_gas(consumer: Consumer, token: Token, has: Means, *, cost: int) -> bool:
     """Whether the provider had better send the transactions: there are no coins for gas, and the money is there."""
-    if token.address != NATIVE:
-        return coins < consumer.gas_reserve
-    return coins < consumer.gas_reserve and vault >= cost
+    return has.coins < consumer.gas_reserve and (token.address != NATIVE or has.vault >= cost)
 
 
 async def permits(consumer: Consumer, token: Token, amounts: list[int], deadline: int) -> list[Permit]:

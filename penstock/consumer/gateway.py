@@ -6,7 +6,9 @@ Bodies are read up to a bound, redirects are not followed, every wait ends, and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import math
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
@@ -18,7 +20,7 @@ import msgspec
 from penstock.consumer.receipts import Witness
 from penstock.consumer.sse import read_events
 from penstock.errors import AnswerCut, GatewayGarbage, GatewayRefused, GatewayUnreachable, PaymentRequired, WireError
-from penstock.wire.receipts import RECEIPTS_PATH, ReceiptBody, SignedReceipt
+from penstock.wire.receipts import RECEIPTS_PATH, Receipt, ReceiptBody, ReceiptsAnswer, SignedReceipt
 from penstock.wire.sessions import (
     CLOSE_PATH,
     SESSIONS_PATH,
@@ -105,6 +107,12 @@ class Gateway:
         wait = self._waits.handshake if wait is None else wait
         return await self._call("POST", SESSIONS_PATH, SessionAnswer, body=request, wait=wait)
 
+    async def session(self, token: str) -> SessionAnswer:
+        """How the token's session stands."""
+        return await self._call(
+            "GET", f"{SESSIONS_PATH}/current", SessionAnswer, token=token, wait=self._waits.handshake
+        )
+
     async def close_session(self, token: str, request: CloseRequest) -> CloseAnswer:
         """End a session, its stream and its channel; the gateway submits the request's cancel and pays for it. An
         empty token: the request's grant says who asks."""
@@ -122,12 +130,28 @@ class Gateway:
         except WireError as error:
             raise self._garbage(str(error)) from error
 
-    def chat(
-        self, token: str, body: Mapping[str, Any], *, until: float | None, witness: Witness | None = None
+    async def receipts(self, token: str, first: int) -> list[SignedReceipt]:
+        """Those of the token's session from a place on, in order."""
+        path = f"{RECEIPTS_PATH}?first={first}"
+        found = await self._call("GET", path, ReceiptsAnswer, token=token, wait=self._waits.receipt)
+        try:
+            return [SignedReceipt(*body.value()) for body in found.receipts]
+        except WireError as error:
+            raise self._garbage(str(error)) from error
+
+    def ask(
+        self,
+        path: str,
+        token: str,
+        body: Mapping[str, Any],
+        *,
+        until: Callable[[], float] = lambda: math.inf,
+        witness: Witness | None = None,
     ) -> Answer:
-        """Send a chat request; the answer streams. `until`, on the event loop's clock, bounds it all. A `witness`
-        holds the provider's receipt against what comes."""
-        request = self._request("POST", "/v1/chat/completions", token, body)
+        """Send a request for a completion, chat or plain; the answer streams. `until` tells when all of it must be
+        there, on the event loop's clock, and may move on. A `witness` holds the provider's receipt against what
+        comes."""
+        request = self._request("POST", path, token, body)
         request.headers["accept"] = "text/event-stream"
         return Answer(self, request, until, witness)
 
@@ -236,6 +260,7 @@ class _DeltaBody(msgspec.Struct):
 
 class _Choice(msgspec.Struct):
     delta: _DeltaBody | None = None
+    text: str | None = None
     finish_reason: str | None = None
     index: int = 0
     token_ids: Any = None
@@ -263,18 +288,24 @@ class _Chunk(msgspec.Struct):
 
 
 class Answer:
-    """An answer as it arrives: iterate over its deltas. As a context manager it hangs up when left.
+    """An answer as it arrives: iterate over its deltas, or take its chunks as they came. As a context manager it
+    hangs up when left.
 
     Raises GatewayRefused and its kin before the first delta, AnswerCut where the answer stops early, and after the
     last delta ReceiptRefused where the provider's receipt does not match.
     """
 
     def __init__(
-        self, gateway: Gateway, request: httpx.Request, until: float | None, witness: Witness | None = None
+        self,
+        gateway: Gateway,
+        request: httpx.Request,
+        until: Callable[[], float],
+        witness: Witness | None = None,
     ) -> None:
         self._gateway = gateway
         self._witness = witness
-        self._deltas = self._stream(request, until)
+        self._events = self._stream(request, until)
+        self._deltas: deque[Delta] = deque()
         self._response: httpx.Response | None = None
         self.text = ""
         """All text so far."""
@@ -291,7 +322,24 @@ class Answer:
         return self
 
     async def __anext__(self) -> Delta:
-        return await anext(self._deltas)
+        while not self._deltas:
+            _, deltas = await anext(self._events)
+            self._deltas.extend(deltas)
+        return self._deltas.popleft()
+
+    async def chunk(self) -> dict[str, Any] | None:
+        """The next event as the provider's engine made it, tool calls, log probabilities and all; None at the end."""
+        try:
+            event, _ = await anext(self._events)
+        except StopAsyncIteration:
+            return None
+        found: dict[str, Any] = msgspec.json.decode(event)
+        return found
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """The provider's, once it came and matched."""
+        return self._witness.receipt if self._witness is not None else None
 
     async def __aenter__(self) -> Answer:
         return self
@@ -304,7 +352,7 @@ class Answer:
     async def aclose(self) -> None:
         """Hang up, which stops the provider's work on it. Also while another task is reading."""
         try:
-            await self._deltas.aclose()
+            await self._events.aclose()
         except RuntimeError:
             if self._response is not None:
                 await self._response.aclose()
@@ -315,17 +363,18 @@ class Answer:
             pass
         return self.text
 
-    async def _stream(self, request: httpx.Request, until: float | None) -> AsyncGenerator[Delta]:
+    async def _stream(
+        self, request: httpx.Request, until: Callable[[], float]
+    ) -> AsyncGenerator[tuple[bytes, list[Delta]]]:
         gateway, stall = self._gateway, self._gateway._waits.stall
         loop = asyncio.get_running_loop()
 
         def patience() -> float:
             """When the next event must have come."""
-            soon = loop.time() + stall
-            return soon if until is None else min(soon, until)
+            return min(loop.time() + stall, until())
 
         def out_of_time() -> AnswerCut:
-            if until is not None and loop.time() >= until:
+            if loop.time() >= until():
                 return AnswerCut(
                     "stream_ended", "the paid time ended before the answer; ask again with more --duration"
                 )
@@ -374,8 +423,7 @@ class Answer:
                         await self._rest(events)
                         await self._account(complete=False)
                         raise
-                    for delta in deltas:
-                        yield delta
+                    yield event, deltas
         except (GeneratorExit, asyncio.CancelledError):
             if witness is not None:
                 witness.left()
@@ -414,15 +462,15 @@ class Answer:
             prompt = chunk.timings.prompt_n + chunk.timings.cache_n
             self.claimed = Usage(prompt, chunk.timings.predicted_n, prompt + chunk.timings.predicted_n)
         for choice in chunk.choices:
-            if choice.delta is not None:
-                words = (choice.delta.content or "") + (choice.delta.reasoning_content or "")
-                self.received += len(words.encode("utf-8", "replace")) + len(choice.delta.tool_calls)
-                self.pieces += bool(words or choice.delta.tool_calls)
-                if self._witness is not None and (words or choice.delta.tool_calls or choice.token_ids):
-                    self._witness.piece(choice.index, choice.token_ids)
+            delta = choice.delta or _DeltaBody()
+            text = choice.text or delta.content or ""
+            words = text + (delta.reasoning_content or "")
+            self.received += len(words.encode("utf-8", "replace")) + len(delta.tool_calls)
+            self.pieces += bool(words or delta.tool_calls)
+            if self._witness is not None and (words or delta.tool_calls or choice.token_ids):
+                self._witness.piece(choice.index, choice.token_ids)
             if choice.index != 0:
                 continue
-            text = choice.delta.content or "" if choice.delta else ""
             if text or choice.finish_reason:
                 self.text += text
                 self.finish_reason = choice.finish_reason or self.finish_reason

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from penstock.errors import BadSignature, PenstockError, ReceiptRefused, WireError
 from penstock.evidence import Evidence, Source
@@ -83,13 +83,14 @@ class SessionReceipts:
         signer: Address,
         registered: Callable[[], Awaitable[Address]],
         fetch: Callable[[str], Awaitable[SignedReceipt]],
+        fetch_from: Callable[[int], Awaitable[list[SignedReceipt]]],
         clock: Callable[[], float],
         warn: Callable[[str], None],
     ) -> None:
         """`registered` asks the registry for the provider's key of today, `fetch` the provider for a receipt by its
         hash. `warn` hears of what cannot be checked, once each."""
         self._evidence, self._source, self._offer, self._domain = evidence, source, offer, domain
-        self._signer, self._registered, self._fetch = signer, registered, fetch
+        self._signer, self._registered, self._fetch, self._fetch_from = signer, registered, fetch, fetch_from
         self._clock, self._warn = clock, warn
         self._chain: dict[int, Receipt] = {}
         """Those that hang together, from the first on, by their place."""
@@ -144,13 +145,12 @@ class SessionReceipts:
     def hung_up(self, accept: Accept) -> None:
         self._evidence.mark_hung_up(self._source, accept)
 
-    async def received(self, text: str, seen: Seen, accept: Accept | None) -> None:
+    async def received(self, text: str, seen: Seen, accept: Accept | None) -> Receipt:
         """A receipt: kept, then checked. ReceiptRefused where it does not match."""
         try:
             signed = SignedReceipt.parse(text)
         except WireError as error:
-            self._refuse("form", f"it cannot be read: {error}")
-            return
+            raise self._refusal("form", f"it cannot be read: {error}") from error
         ids = seen.token_ids
         piece = Piece(signed, self._source.key, None if ids is None else pack_ids(ids))
         self._keep(piece)
@@ -160,6 +160,23 @@ class SessionReceipts:
             self.refused = error
             self._keep(piece, error.what)
             raise
+        return signed.receipt
+
+    async def catch_up(self) -> list[Receipt]:
+        """Ask for those after the last one: of answers that broke off before their receipt came, or that we hung up
+        on. GatewayErrors where the provider does not give them, ReceiptRefused where one does not match."""
+        found = []
+        for signed in await self._fetch_from(max(self._chain, default=-1) + 1):
+            piece = Piece(signed, self._source.key)
+            self._keep(piece)
+            try:
+                await self._check_names(signed)
+                await self._join(signed.receipt)
+            except ReceiptRefused as error:
+                self._keep(piece, error.what)
+                raise
+            found.append(signed.receipt)
+        return found
 
     def missing(self) -> None:
         """The answer is whole, and no receipt came, or none that counts."""
@@ -319,13 +336,16 @@ class SessionReceipts:
         if said != found:
             self._refuse(what, f"it says {said}, and it is {found}")
 
-    def _refuse(self, what: str, why: str) -> None:
+    def _refuse(self, what: str, why: str) -> NoReturn:
+        raise self._refusal(what, why)
+
+    def _refusal(self, what: str, why: str) -> ReceiptRefused:
         self.refused = ReceiptRefused(
             what,
             f"{self._source.endpoint} gave a receipt whose {what.replace('_', ' ')} is wrong: {why}; this session pays "
             "no more: see what `penstock report` can prove, and choose another provider",
         )
-        raise self.refused
+        return self.refused
 
     def _tell(self, text: str) -> None:
         if text not in self._told:
@@ -341,6 +361,8 @@ class Witness:
         self._texts: list[str] = []
         self._accept: Accept | None = None
         self.seen = Seen()
+        self.receipt: Receipt | None = None
+        """The one that matched."""
 
     def sends(self, body: bytes) -> None:
         """The request is about to leave."""
@@ -386,7 +408,7 @@ class Witness:
         """No more comes. ReceiptRefused where the receipt does not match what came."""
         self.seen.received, self.seen.usage, self.seen.complete = received, usage, complete
         for text in self._texts:
-            await self._receipts.received(text, self.seen, self._accept)
+            self.receipt = await self._receipts.received(text, self.seen, self._accept)
         if complete and not self._texts:
             self._receipts.missing()
 
@@ -404,6 +426,9 @@ def watch(
     async def fetch(name: str) -> SignedReceipt:
         return await gateway.receipt(bearer(), name)
 
+    async def fetch_from(first: int) -> list[SignedReceipt]:
+        return await gateway.receipts(bearer(), first)
+
     return SessionReceipts(
         consumer.journal.evidence,
         Source(chain.chain_id, domain.contract, listing.provider.id, gateway.endpoint, key, start),
@@ -412,6 +437,7 @@ def watch(
         signer=listing.provider.signer,
         registered=registered,
         fetch=fetch,
+        fetch_from=fetch_from,
         clock=consumer.clock,
         warn=consumer.warn,
     )

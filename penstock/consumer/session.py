@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from penstock.accrual import flow
-from penstock.consumer.funds import check_funds, lacks_gas, permits
+from penstock.consumer.funds import check_funds, lacks_gas, means, permits
 from penstock.consumer.gateway import Answer, Gateway
 from penstock.consumer.market import Listing
 from penstock.consumer.receipts import SessionReceipts, watch
@@ -38,6 +38,7 @@ from penstock.types import (
     Token,
     ToppedUp,
 )
+from penstock.wire.completions import CHAT
 from penstock.wire.eip712 import order_digest
 from penstock.wire.sessions import (
     GrantBody,
@@ -164,9 +165,7 @@ class Session:
 
     def spent(self, now: int | None = None) -> int:
         """What the stream has cost by a time, in base units of its token."""
-        record = self._opened
-        until = min(max(self._consumer.now() if now is None else now, record.start + 1), record.end)
-        return flow(record.rate, until - record.start)
+        return spent(self._opened, self._consumer.now() if now is None else now)
 
     def chat(
         self,
@@ -182,25 +181,21 @@ class Session:
 
         Raises PaymentRequired and other GatewayErrors, AnswerCut with the provider's code among them.
         """
-        messages: list[Message] = [{"role": "system", "content": system}] if system is not None else []
-        messages += [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        body: dict[str, Any] = {
-            "model": self.listing.offer.terms.model,
-            "messages": messages,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-            "return_token_ids": True,
-        }
-        if max_tokens is not None:
-            body["max_tokens"] = max_tokens
-        if temperature is not None:
-            body["temperature"] = temperature
-        # A little after the stream's end: the provider's own word on why it stopped comes first.
-        left = self.end - self._consumer.now() + 5
-        until = asyncio.get_running_loop().time() + max(left, 1)
-        answer = self._running.chat(self._token, body | parameters, until=until, witness=self.receipts.watch())
+        body = chat_body(prompt, system=system, max_tokens=max_tokens, temperature=temperature)
+        return self.ask(CHAT, body | parameters)
+
+    def ask(self, path: str, body: Mapping[str, Any]) -> Answer:
+        """The same for any request for a completion, in OpenAI's shape: its model, and that the answer streams with
+        usage and token ids, are put in."""
+        wanted = completion_body(self.listing, body)
+        answer = self._running.ask(path, self._token, wanted, until=self._until, witness=self.receipts.watch())
         self._answers.append(answer)
         return answer
+
+    def _until(self) -> float:
+        # A little after the stream's end, top-ups included: the provider's own word on why it stopped comes first.
+        left = self.end - self._consumer.now() + 5
+        return asyncio.get_running_loop().time() + max(left, 1)
 
     @property
     def receipts(self) -> SessionReceipts:
@@ -213,12 +208,12 @@ class Session:
             )
         return self._receipts
 
-    async def top_up(self, seconds: int) -> int:
+    async def extend(self, seconds: int) -> int:
         """Pay for more time, from the vault balance, then the wallet. Needs gas. Returns the stream's new end.
 
         Raises InsufficientFunds, or Reverted where the stream has ended.
         """
-        return await to_the_end(self._top_up(seconds))
+        return await to_the_end(top_up(self._consumer, self._opened, seconds))
 
     # --- entering ---
 
@@ -236,33 +231,34 @@ class Session:
         self._gateway = gateway = await consumer.gateway(listing.provider.endpoint)
         greeting = await gateway.well_known()
         consumer.check_greeting(greeting, listing.provider)
-        gasless, from_vault = await self._plan(greeting)
-        if gasless:
-            answer = await self._order(gateway, from_vault)
-        else:
-            await to_the_end(self._open(from_vault))
-            answer = await self._shake_hands(gateway)
+        answer: SessionAnswer | None = None
+        async with consumer.purse:
+            gasless, from_vault = await self._plan(greeting)
+            if gasless:
+                answer = await self._order(gateway, from_vault)
+            else:
+                await to_the_end(self._open(from_vault))
+        answer = answer or await self._shake_hands(gateway)
         self._check_answer(answer)
         self._token = answer.token
 
     async def _plan(self, greeting: WellKnown) -> tuple[bool, int]:
         """Whether the provider is to open the stream, and what of the deposit the vault balance pays."""
         consumer, terms = self._consumer, self.listing.offer.terms
-        me, chain = consumer.account.address, consumer.chain
-        coins, vault = await asyncio.gather(chain.native_balance(me), chain.vault_balance(terms.token, me))
+        has = await means(consumer, self.listing.token)
         if self._gasless == "auto":
             cost = flow(terms.rate, self._duration or DEFAULT_DURATION)
-            gasless = lacks_gas(consumer, self.listing.token, coins=coins, cost=cost, vault=vault)
+            gasless = lacks_gas(consumer, self.listing.token, has, cost=cost)
         else:
             gasless = self._gasless
         self._duration = relayed_seconds(self._duration, greeting, gasless=gasless)
         cost = flow(terms.rate, self._duration)
-        from_vault = min(vault, cost)
+        from_vault = min(has.vault, cost)
         await check_funds(
             consumer,
             self.listing.token,
+            has,
             gasless=gasless,
-            coins=coins,
             cost=cost,
             from_vault=from_vault,
             what="stream",
@@ -367,22 +363,6 @@ class Session:
 
     # --- helpers ---
 
-    async def _top_up(self, seconds: int) -> int:
-        consumer, record = self._consumer, self._opened
-        chain, account, token = consumer.chain, consumer.account, record.key.token
-        cost = flow(record.rate, record.end + seconds - record.start) - flow(record.rate, record.end - record.start)
-        from_vault = min(await chain.vault_balance(token, account.address), cost)
-        short = cost - from_vault
-        if token != NATIVE and short and await chain.allowance(token, account.address) < short:
-            consumer.keep(record, "approve", await chain.approve(account, token, short))
-        receipt = await chain.top_up(
-            account, record.key, duration=seconds, value=short if token == NATIVE else 0, from_vault=from_vault
-        )
-        end = next(event.end for event in receipt.events if isinstance(event, ToppedUp) and event.id == record.id)
-        consumer.journal.opened(record.id, start=record.start, end=end)
-        consumer.keep(record, "top up", receipt)
-        return end
-
     @property
     def _running(self) -> Gateway:
         if self._gateway is None:
@@ -395,6 +375,28 @@ class Session:
         if record is None:
             raise RuntimeError("use the session inside its `async with` block")
         return record
+
+
+def chat_body(
+    prompt: str | Sequence[Message], *, system: str | None, max_tokens: int | None, temperature: float | None
+) -> dict[str, Any]:
+    """A chat request in OpenAI's shape, as far as these say."""
+    messages: list[Message] = [{"role": "system", "content": system}] if system is not None else []
+    messages += [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    given = {"messages": messages, "max_tokens": max_tokens, "temperature": temperature}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def completion_body(listing: Listing, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A request as a session sends it: streamed, so that it can be paid and watched as it comes, and with all that
+    the receipt will be checked against."""
+    return {
+        **body,
+        "model": listing.offer.terms.model,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "return_token_ids": True,
+    }
 
 
 async def intend(
@@ -415,7 +417,7 @@ async def intend(
         first_block=(await consumer.chain.head()).number,
         created_at=consumer.now(),
     )
-    consumer.journal.intend(record)
+    consumer.journal.intend(record, consumer.limit(listing.token))
     consumer.tell("intended", record)
     return record
 
@@ -440,6 +442,42 @@ async def send_open(consumer: Consumer, record: Record, from_vault: int) -> None
     opened = next(event for event in receipt.events if isinstance(event, Opened) and event.id == record.id)
     journal.opened(record.id, start=opened.start, end=opened.end)
     consumer.keep(record, "open", receipt)
+
+
+def spent(record: Record, now: int) -> int:
+    """What an open stream has cost by a time: base units. A second at least, and its deposit at most."""
+    until = min(max(now, record.start + 1), record.end)
+    return flow(record.rate, until - record.start)
+
+
+async def top_up(consumer: Consumer, record: Record, seconds: int) -> int:
+    """Pay for more time of an open stream, from the vault balance, then the wallet. Its new end."""
+    async with consumer.purse:
+        return await _top_up(consumer, record, seconds)
+
+
+async def _top_up(consumer: Consumer, record: Record, seconds: int) -> int:
+    chain, account, token = consumer.chain, consumer.account, record.key.token
+    cost = flow(record.rate, record.end + seconds - record.start) - flow(record.rate, record.end - record.start)
+    kind = await chain.token(token)
+    from_vault = min((await means(consumer, kind)).vault, cost)
+    short = cost - from_vault
+    consumer.journal.reserve(record.id, cost, consumer.limit(kind))
+    try:
+        if token != NATIVE and short and await chain.allowance(token, account.address) < short:
+            consumer.keep(record, "approve", await chain.approve(account, token, short))
+        receipt = await chain.top_up(
+            account, record.key, duration=seconds, value=short if token == NATIVE else 0, from_vault=from_vault
+        )
+    except (NodeUnavailable, TransactionLost):
+        raise  # it may have been paid, or may yet: what is reserved counts until the stream is over
+    except PenstockError:
+        consumer.journal.reserve(record.id, -cost, None)
+        raise
+    end = next(event.end for event in receipt.events if isinstance(event, ToppedUp) and event.id == record.id)
+    consumer.journal.opened(record.id, start=record.start, end=end)
+    consumer.keep(record, "top up", receipt)
+    return end
 
 
 def relayed_seconds(duration: int | None, greeting: WellKnown, *, gasless: bool) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Protocol
 
@@ -52,13 +52,24 @@ class Dialect(Enum):
 
 
 class Engine(Protocol):
-    model: str
-    """What the engine calls the model."""
+    """One server that generates, for one model or more."""
+
+    name: str
+    """As logs and metrics say it."""
+    models: Mapping[str, str]
+    """What it answers for: the market's name of each model, and its own."""
     dialect: Dialect
+    running: int
+    """Answers that it is at for us; kept by who asks it."""
 
     @property
     def base_url(self) -> str:
         """Without /v1 and trailing slash; may change when it restarts."""
+        ...
+
+    @property
+    def socket(self) -> str:
+        """Path of the Unix socket on which it listens; empty: it is reached by its URL."""
         ...
 
     @property
@@ -70,11 +81,51 @@ class Engine(Protocol):
         """Why it cannot answer now, or None."""
         ...
 
+    def failed(self, why: str) -> None:
+        """Told by who could not reach it: in trouble until its next look at itself."""
+        ...
+
     async def start(self) -> None:
-        """Return when it has answered a first request. EngineFailed says why it never will."""
+        """Return when it has answered a first request. EngineFailed says why it does not; it may be tried again."""
+        ...
+
+    async def restart(self) -> None:
+        """Let it finish what runs, then start it anew. Nothing where it is not ours to restart."""
         ...
 
     async def stop(self) -> None: ...
+
+
+class BaseEngine:
+    """What all engines keep."""
+
+    def __init__(self, name: str, models: Mapping[str, str], *, start_seconds: float) -> None:
+        self.name = name
+        self.models: Mapping[str, str] = dict(models)
+        self.dialect = Dialect.PLAIN
+        self.running = 0
+        self._start_seconds = start_seconds
+        self._trouble: str | None = "the engine has not started"
+
+    @property
+    def socket(self) -> str:
+        return ""
+
+    def trouble(self) -> str | None:
+        return self._trouble
+
+    def failed(self, why: str) -> None:
+        self._trouble = self._trouble or why
+
+    async def restart(self) -> None:
+        pass
+
+
+def session_for(socket: str, *, seconds: float | None = None) -> aiohttp.ClientSession:
+    """For an engine on a Unix socket, or by URL where there is none. `seconds`: for a whole request."""
+    connector = aiohttp.UnixConnector(socket, limit=0) if socket else None
+    timeout = aiohttp.ClientTimeout(total=seconds)
+    return aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar())
 
 
 def headers(api_key: str) -> dict[str, str]:
@@ -85,12 +136,12 @@ async def probe(
     session: aiohttp.ClientSession,
     base_url: str,
     api_key: str,
-    model: str,
+    models: Mapping[str, str],
     *,
     seconds: float,
     dead: Callable[[], str | None],
 ) -> Dialect:
-    """Wait until the engine lists its models, check that ours is among them, and have it make one token.
+    """Wait until the engine lists its models, check that ours are among them, and have each make one token.
 
     `dead` tells why waiting is in vain. EngineFailed after `seconds`, or where the engine has another model.
     """
@@ -119,10 +170,14 @@ async def probe(
             raise EngineFailed(f"{base_url}/v1/models is not OpenAI's list of models: check --engine-url") from None
         await asyncio.sleep(_PAUSE)
     names = {str(entry.get("id")): str(entry.get("owned_by")) for entry in listed}
-    if model not in names:
-        raise EngineFailed(f"the engine has no model {model!r}, only {', '.join(sorted(names))}: set --engine-model")
-    await _first_token(session, base_url, api_key, model)
-    return Dialect(names[model]) if names[model] in ("vllm", "llamacpp") else Dialect.PLAIN
+    for model in models.values():
+        if model not in names:
+            known = ", ".join(sorted(names))
+            raise EngineFailed(f"the engine has no model {model!r}, only {known}: set --engine-model")
+    for model in models.values():
+        await _first_token(session, base_url, api_key, model)
+    owner = next((names[model] for model in models.values()), "")
+    return Dialect(owner) if owner in ("vllm", "llamacpp") else Dialect.PLAIN
 
 
 async def _first_token(session: aiohttp.ClientSession, base_url: str, api_key: str, model: str) -> None:

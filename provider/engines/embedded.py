@@ -14,42 +14,26 @@ import os
 import secrets
 import sys
 import threading
-from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-import structlog
+from provider.engines._base import Dialect, EngineFailed
+from provider.engines.child import ChildEngine, without_secrets
 
-from provider.engines._base import Dialect, EngineFailed, probe
-
-log = structlog.get_logger("provider.engine")
-
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0
-"""Seconds between a crash and the next start; doubled at each crash."""
-_STEADY_SECONDS = 60.0
-"""After so long without a crash the pause is the first one again."""
 _STOP_SECONDS = 3.0
-_LINES_KEPT = 40
 _LISTEN_SECONDS = 60.0
 
 
-class EmbeddedEngine:
+class EmbeddedEngine(ChildEngine):
     def __init__(
         self, gguf: Path, model: str, *, slots: int, context_length: int, threads: int, start_seconds: float
     ) -> None:
-        self.model = model
+        super().__init__("embedded", {model: model}, start_seconds=start_seconds, stop_seconds=_STOP_SECONDS)
         self.dialect = Dialect.LLAMA_CPP
-        self._gguf, self._slots, self._context, self._threads = gguf, slots, context_length, threads
-        self._start_seconds = start_seconds
+        self._model, self._gguf, self._slots, self._context, self._threads = model, gguf, slots, context_length, threads
         self._api_key = secrets.token_urlsafe(24)
         self._base_url = ""
-        self._process: asyncio.subprocess.Process | None = None
-        self._reader: asyncio.Task[None] | None = None
-        self._keeper: asyncio.Task[None] | None = None
-        self._lines: deque[str] = deque(maxlen=_LINES_KEPT)
-        self._trouble: str | None = "the engine has not started"
 
     @property
     def base_url(self) -> str:
@@ -59,42 +43,21 @@ class EmbeddedEngine:
     def api_key(self) -> str:
         return self._api_key
 
-    @property
-    def pid(self) -> int | None:
-        """Of the child, while there is one."""
-        return self._process.pid if self._process and self._process.returncode is None else None
-
-    def trouble(self) -> str | None:
-        return self._trouble
-
     async def start(self) -> None:
         if not self._gguf.is_file():
             raise EngineFailed(f"there is no model file {self._gguf}: name one with --gguf, or an --engine-url")
-        try:
-            await self._launch()
-        except BaseException:
-            await self._end()
-            raise
-        self._keeper = asyncio.create_task(self._keep(), name="engine-keeper")
+        await super().start()
 
-    async def stop(self) -> None:
-        if self._keeper is not None:
-            self._keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._keeper
-        await self._end()
-        self._trouble = "the engine has been stopped"
-
-    async def _launch(self) -> None:
-        self._lines.clear()
+    async def _spawn(self) -> asyncio.subprocess.Process:
         command = [sys.executable, "-m", "provider.engines.embedded", "--gguf", str(self._gguf)]
-        command += ["--alias", self.model, "--slots", str(self._slots), "--context", str(self._context)]
+        command += ["--alias", self._model, "--slots", str(self._slots), "--context", str(self._context)]
         command += ["--threads", str(self._threads)]
         pipe = asyncio.subprocess.PIPE
         # A group of its own, so that Ctrl-C in a terminal reaches us alone and answers can be finished.
-        self._process = process = await asyncio.create_subprocess_exec(
-            *command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True, env=without_secrets()
         )
+        self._process = process
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
@@ -112,66 +75,7 @@ class EmbeddedEngine:
             await asyncio.wait({self._reader}, timeout=1)
             raise EngineFailed(f"the engine ended while loading {self._gguf}: {self._last_words()}")
         self._base_url = json.loads(line)["listening"]
-        async with aiohttp.ClientSession() as session:
-            self.dialect = await probe(
-                session,
-                self._base_url,
-                self._api_key,
-                self.model,
-                seconds=self._start_seconds,
-                dead=lambda: None if process.returncode is None else f"the engine ended: {self._last_words()}",
-            )
-        self._trouble = None
-
-    async def _keep(self) -> None:
-        """Start it again whenever it ends."""
-        pause = _FIRST_PAUSE
-        loop = asyncio.get_running_loop()
-        while True:
-            began = loop.time()
-            if self._process is not None:
-                await self._process.wait()
-                log.error("the engine ended", status=self._process.returncode, said=self._last_words())
-            self._trouble = "the engine is restarting"
-            if loop.time() - began > _STEADY_SECONDS:
-                pause = _FIRST_PAUSE
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-            await self._end()
-            try:
-                await self._launch()
-                log.info("the engine is back", pid=self.pid)
-            except (EngineFailed, OSError) as error:
-                log.error("the engine does not start", error=str(error))
-                await self._end()
-                self._process = None
-
-    async def _end(self) -> None:
-        process = self._process
-        if process is None:
-            return
-        if process.stdin is not None:
-            process.stdin.close()  # it ends by itself
-        try:
-            async with asyncio.timeout(_STOP_SECONDS):
-                await process.wait()
-        except TimeoutError:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-        if self._reader is not None:
-            await asyncio.wait({self._reader}, timeout=1)
-            self._reader.cancel()
-
-    async def _read_log(self, stream: asyncio.StreamReader) -> None:
-        while line := await stream.readline():
-            text = line.decode(errors="replace").rstrip()
-            self._lines.append(text)
-            log.debug("engine", line=text)
-
-    def _last_words(self) -> str:
-        told = [line for line in self._lines if " E " in line or "rror" in line] or list(self._lines)
-        return " / ".join(told[-2:]) or "it said nothing"
+        return process
 
 
 # --- the child -----------------------------------------------------------------------------------

@@ -61,6 +61,8 @@ def skills(
 
 
 async def _serve(settings: Settings, say: Say, ready: object) -> None:
+    import asyncio
+
     from penstock.keys import load_account
     from provider import market
     from provider.service import connect, endpoint_of, listen, run_server
@@ -91,4 +93,6 @@ async def _serve(settings: Settings, say: Say, ready: object) -> None:
 
                 served = list(licensing.service.served)
                 app = create_skills_app(licensing)
-                await run_server(app, listener, lambda: ready(endpoint, account.address, served), leave)
+                await run_server(
+                    app, listener, asyncio.Event(), lambda: ready(endpoint, account.address, served), leave
+                )

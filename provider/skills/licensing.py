@@ -172,7 +172,7 @@ async def open_licensing(
                 raise ConfigError("no product of yours can be executed here: publish one (penstock skill publish)")
             if settings.model_licence:
                 licensed = await chain.product(ProductId(settings.model_licence))
-                await check_model(skills, licensed, settings.model, _weights(settings))
+                await check_model(skills, licensed, settings.models, _weights(settings))
             store = SkillStore.open(
                 home / f"skills-{name}.sqlite", owner=f"{chain.chain_id}:{chain.license}:{provider}"
             )
@@ -210,18 +210,18 @@ async def open_licensing(
                 await store.close()
 
 
-async def check_model(skills: Skills, product: Product, model: str, weights: Path | None) -> Licence:
-    """That the account may serve a model: it holds a licence for it, under this name and, where the weights' file is
+async def check_model(skills: Skills, product: Product, models: Sequence[str], weights: Path | None) -> Licence:
+    """That the account may serve a model of these: it holds a licence for it, under its name and, where the weights' file is
     known, for these weights. ConfigError."""
     card = await skills.card(product)
     if product.listing.item is not Item.MODEL or card.kind != "model":
         raise ConfigError(f"product {product.id} ({product.listing.name}) is no model")
-    if card.model != model:
-        raise ConfigError(f"product {product.id} is a licence of {card.model}, and {model} is on offer")
+    if card.model not in models:
+        raise ConfigError(f"product {product.id} is a licence of {card.model}, and {', '.join(models)} is on offer")
     try:
         licence = (await skills.licences_for(product.id))[0]
     except NotFound as error:
-        raise ConfigError(f"the model {model} may not be served: {error}") from None
+        raise ConfigError(f"the model {card.model} may not be served: {error}") from None
     if weights is not None and (found := await asyncio.to_thread(weights_hash, weights)) != card.weights:
         raise ConfigError(f"{weights} has SHA-256 {found}; product {product.id} is a licence of {card.weights}")
     return licence
@@ -233,7 +233,7 @@ def _home(settings: Settings) -> Path:
 
 def _weights(settings: Settings) -> Path | None:
     """The file that the embedded engine loads; None where another engine has its own."""
-    if settings.engine_url:
+    if settings.engine_urls or settings.vllm:
         return None
     return Path(settings.gguf).expanduser() if settings.gguf else BUNDLED_MODEL
 

@@ -23,7 +23,7 @@ def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]
 
 @pytest.fixture
 async def engine(child: tuple[str, str]) -> AsyncIterator[UpstreamEngine]:
-    engine = UpstreamEngine(child[0], MODEL, api_key=child[1], start_seconds=30)
+    engine = UpstreamEngine(child[0], {MODEL: MODEL}, api_key=child[1], start_seconds=30)
     await engine.start()
     yield engine
     await engine.stop()

@@ -128,7 +128,7 @@ async def test_a_provider_that_counts_too_much_is_not_paid_for_it(
     node: Node, chain: Web3Chain, deployed: Deployed, tmp_path: Path, consumer: Consumer
 ) -> None:
     async with liar() as url:
-        engine = UpstreamEngine(url, MODEL, api_key="", start_seconds=10)
+        engine = UpstreamEngine(url, {MODEL: MODEL}, api_key="", start_seconds=10)
         await engine.start()
         async with running(
             node, chain, deployed.deployment, engine, tmp_path, offers=OFFERS, credit_tokens=10_000

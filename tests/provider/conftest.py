@@ -26,7 +26,7 @@ def engine_child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnginePro
 
 @pytest.fixture
 async def engine(engine_child: EngineProcess) -> AsyncIterator[UpstreamEngine]:
-    engine = UpstreamEngine(engine_child.url, MODEL, api_key=engine_child.key, start_seconds=30)
+    engine = UpstreamEngine(engine_child.url, {MODEL: MODEL}, api_key=engine_child.key, start_seconds=30)
     await engine.start()
     yield engine
     await engine.stop()

@@ -35,11 +35,12 @@ from penstock.wire.sessions import (
 )
 from provider import market
 from provider.app import Provider, create_app
-from provider.engines import Engine
+from provider.engines import Engine, Fleet
 from provider.receipts import domain_of
 from provider.service import Server, listen, open_store
 from provider.settings import BUNDLED_MODEL, Settings
 from provider.skills.licensing import open_licensing
+from provider.store import Store
 from tests.harness import Node
 
 MODEL = "penstock-tiny"
@@ -280,15 +281,18 @@ async def running(
     node: Node,
     chain: Web3Chain,
     deployment: Deployment,
-    engine: Engine,
+    engine: Engine | Fleet,
     folder: Path,
     *,
     account: LocalAccount | None = None,
     clock: Callable[[], float] = time.time,
     signs: bool = True,
+    wrap: Callable[[Any], Any] = lambda app: app,
+    endpoint: str = "",
     **changes: Any,
 ) -> AsyncIterator[Rig]:
-    """A provider that has entered the market and serves. `signs`: receipts, for the deployed Slashing."""
+    """A provider that has entered the market and serves. `signs`: receipts, for the deployed Slashing. `endpoint`: of
+    another gateway of the same provider, in place of its own."""
     chosen = settings(home=str(folder), **changes)
     account = account or fresh_account(node)
     with listen("127.0.0.1", 0) as listener:
@@ -298,7 +302,7 @@ async def running(
             account,
             chosen,
             await market.terms_of(chosen, chain, deployment.tokens),
-            endpoint=url,
+            endpoint=endpoint or url,
             first_block=deployment.first_block,
             say=lambda text: None,
         )
@@ -315,17 +319,20 @@ async def running(
         )
         licensing = await opening.__aenter__() if chosen.licensed else None
         store = open_store(chosen, chain, seller.provider.id)
+        chain_store = Store.open(folder / "chain.sqlite", owner="test") if store.shared else None
         app = create_app(
             chosen,
             chain=chain,
-            engine=engine,
+            engines=engine if isinstance(engine, Fleet) else Fleet([engine]),
             store=store,
             clock=clock,
             seller=seller,
             slashing=domain_of(deployment) if signs else None,
+            chain_store=chain_store,
+            peer_url=url,
             licensing=licensing,
         )
-        server = Server(app)
+        server = Server(wrap(app))
         serving = asyncio.create_task(server.serve([listener]))
         try:
             await asyncio.wait({serving, asyncio.ensure_future(server.up.wait())}, return_when=asyncio.FIRST_COMPLETED)
@@ -339,3 +346,5 @@ async def running(
             if licensing is not None:
                 await opening.__aexit__(None, None, None)
             await store.close()
+            if chain_store is not None:
+                await chain_store.close()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 
+import pytest
+
 from penstock.chain.web3 import Web3Chain
+from penstock.errors import NodeUnavailable
 from penstock.types import Closed
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
@@ -85,6 +90,50 @@ async def test_a_head_that_stands_still_is_trouble(
         await until(lambda: rig.provider.projection.trouble(), what="the suspicion")
         node.mine()
         await until(lambda: rig.provider.projection.trouble() is None, what="the relief")
+
+
+async def test_a_clock_that_is_wrong_is_trouble(
+    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
+) -> None:
+    ahead = [0.0]
+    clock = lambda: time.time() + ahead[0]  # noqa: E731
+    node.advance(max(1, int(time.time()) - node.now))
+    async with running(node, chain, deployed.deployment, engine, tmp_path, clock=clock, max_skew_seconds=1000) as rig:
+        projection = rig.provider.projection
+        for seconds, said in ((5000, "behind"), (-5000, "ahead of")):
+            ahead[0] = float(seconds)
+            node.mine()
+            await until(projection.trouble, what="the suspicion")
+            assert said in (projection.trouble() or "")
+            buyer = await rig.buyer()
+            await buyer.open()
+            refused = await buyer.post(buyer.request(grant=buyer.grant(now=int(clock()))))
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "chain_unavailable")
+            ahead[0] = 0
+            for _ in range(20):
+                node.mine()
+                await asyncio.sleep(0.1)
+                if projection.trouble() is None:
+                    break
+            await until(lambda: projection.trouble() is None, what="the relief")
+            await buyer.session()
+
+
+async def test_another_node_is_asked_where_one_is_gone(
+    node: Node, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
+) -> None:
+    with Node(load_state=deployed.state) as other, Node(chain_id=999) as foreign:
+        urls = f"{other.url},{foreign.url},{node.url}"
+        async with await Web3Chain.connect(urls, deployed.deployment) as chain:
+            assert (await chain.head()).number == other.height
+            other.stop()
+            node.mine()
+            assert (await chain.head()).number == node.height, "the one on another chain is passed over"
+            async with running(node, chain, deployed.deployment, engine, tmp_path) as rig:
+                buyer = await (await rig.buyer()).arrive()
+                assert (await buyer.chat()).status_code == 200
+    with pytest.raises(NodeUnavailable, match=r"no node answers at .*; no node answers at"):
+        await Web3Chain.connect("http://127.0.0.1:9,http://127.0.0.1:7", deployed.deployment)
 
 
 async def test_what_was_read_is_not_read_again(

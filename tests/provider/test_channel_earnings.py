@@ -13,7 +13,7 @@ from penstock.chain.web3 import Web3Chain
 from penstock.errors import ConfigError
 from penstock.keys import new_session_key
 from penstock.types import NATIVE
-from provider.store import vouchers_on_disk
+from provider.store import vouchers_kept
 from tests.deployed import Deployed
 from tests.harness import Node
 from tests.provider.rig import fresh_account
@@ -77,8 +77,8 @@ async def test_vouchers_are_earnings(
 
 
 def test_a_state_file_that_is_none_is_said(tmp_path: Path) -> None:
-    assert vouchers_on_disk(tmp_path / "none.sqlite") == {}
+    assert vouchers_kept(str(tmp_path / "none.sqlite")) == {}
     broken = tmp_path / "broken.sqlite"
     broken.write_bytes(b"not a database" * 100)
     with pytest.raises(ConfigError, match=r"broken\.sqlite"):
-        vouchers_on_disk(broken)
+        vouchers_kept(str(broken))

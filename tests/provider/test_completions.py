@@ -9,7 +9,8 @@ import httpx
 import openai
 import pytest
 
-from provider.completions import CHAT, TEXT, Assembly, prepare
+from penstock.wire.completions import CHAT, TEXT, Assembly
+from provider.completions import prepare
 from provider.errors import ApiError
 from tests.provider.rig import LONG, MODEL, PROMPT, Buyer, EngineProcess, Rig, until
 
@@ -258,3 +259,39 @@ async def _idle(child: EngineProcess) -> bool:
 async def _rows(rig: Rig, count: int) -> list[object]:
     rows = await rig.provider.store.usage()
     return rows if len(rows) >= count else []
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}},
+        {"type": "image_url", "image_url": "https://x/y.png"},
+        {"type": "text", "text": "x", "image_url": {"url": "file:///etc/passwd"}},
+        {"type": "video_url", "video_url": {"url": " data:x"}},
+        {"type": "audio_url", "audio_url": {}},
+        {"type": "image_embeds", "image_embeds": "gASV"},
+        {"image_url": "http://x"},
+        7,
+    ],
+)
+def test_nothing_is_fetched_for_a_message(part: object) -> None:
+    body = {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "?"}, part]}]}
+    with pytest.raises(ApiError) as caught:
+        prepare(json.dumps(body).encode(), CHAT, model="m", engine_model="m", max_choices=1, hints={})
+    assert (caught.value.status, caught.value.param) == (400, "messages")
+
+
+def test_what_a_message_carries_along_goes_on() -> None:
+    parts = [
+        "plain",
+        {"type": "text", "text": "look"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}},
+        {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+    ]
+    body = {"model": "m", "messages": [{"role": "user", "content": parts}]}
+    prepared = prepare(
+        json.dumps(body).encode(), CHAT, model="m", engine_model="m", max_choices=1, hints={}, cache_salt="s"
+    )
+    sent = json.loads(prepared.payload)
+    assert sent["messages"][0]["content"] == parts
+    assert sent["cache_salt"] == "s"

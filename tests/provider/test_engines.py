@@ -85,19 +85,19 @@ async def test_a_file_that_is_no_model(tmp_path: Path) -> None:
 
 
 async def test_an_engine_that_has_another_model(engine_child: EngineProcess) -> None:
-    engine = UpstreamEngine(engine_child.url, "llama-7b", api_key=engine_child.key, start_seconds=5)
+    engine = UpstreamEngine(engine_child.url, {MODEL: "llama-7b"}, api_key=engine_child.key, start_seconds=5)
     with pytest.raises(EngineFailed, match="penstock-tiny: set --engine-model"):
         await engine.start()
-    engine = UpstreamEngine(engine_child.url, MODEL, api_key="wrong", start_seconds=5)
+    engine = UpstreamEngine(engine_child.url, {MODEL: MODEL}, api_key="wrong", start_seconds=5)
     with pytest.raises(EngineFailed, match="--engine-key"):
         await engine.start()
-    engine = UpstreamEngine("http://127.0.0.1:9", MODEL, api_key="", start_seconds=0.2)
+    engine = UpstreamEngine("http://127.0.0.1:9", {MODEL: MODEL}, api_key="", start_seconds=0.2)
     with pytest.raises(EngineFailed, match="not ready after"):
         await engine.start()
 
 
 async def test_the_url_may_end_in_v1(engine_child: EngineProcess) -> None:
-    engine = UpstreamEngine(engine_child.url + "/v1/", MODEL, api_key=engine_child.key, start_seconds=5)
+    engine = UpstreamEngine(engine_child.url + "/v1/", {MODEL: MODEL}, api_key=engine_child.key, start_seconds=5)
     assert engine.base_url == engine_child.url
 
 
@@ -146,7 +146,7 @@ async def customer(
     bad: tuple[BadEngine, str], node: Node, chain: Web3Chain, deployed: Deployed, tmp_path: Path
 ) -> AsyncIterator[Buyer]:
     """Of a provider whose engine is the bad one, with short patience."""
-    engine = UpstreamEngine(bad[1], "inner-name", api_key="", start_seconds=5)
+    engine = UpstreamEngine(bad[1], {MODEL: "inner-name"}, api_key="", start_seconds=5)
     await engine.start()
     patience = {"engine_answer_seconds": 0.5, "engine_idle_seconds": 0.3}
     async with running(node, chain, deployed.deployment, engine, tmp_path, **patience) as rig:
@@ -352,14 +352,15 @@ async def test_a_connection_that_the_engine_closed_meanwhile(
 ) -> None:
     bad[0].act = speaks_vllm
     gateway = customer.rig.provider.gateway
-    assert gateway._http is not None
-    post, failures = gateway._http.post, [aiohttp.ServerDisconnectedError()]
+    assert (await customer.chat()).status_code == 200
+    (http,) = gateway._http.values()
+    post, failures = http.post, [aiohttp.ServerDisconnectedError()]
 
     def once_stale(*args: object, **kwargs: object) -> object:
         if failures:
             raise failures.pop()
         return post(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(gateway._http, "post", once_stale)
+    monkeypatch.setattr(http, "post", once_stale)
     assert (await customer.chat()).status_code == 200
     assert not failures

@@ -26,5 +26,6 @@ def test_every_event_about_money_is_known() -> None:
         "KeeperRewardChanged",
         "NoncesInvalidated",
         "PauseChanged",
+        "SpenderAllowed",
     }
     assert {shape.name for shape in _events.money_shapes().values()} == events - not_money

@@ -276,6 +276,38 @@ async def test_offers_are_found_by_id_provider_model_and_price(world: World) -> 
     assert await chain.cheapest_offer(model, NATIVE, Basis.SECOND) == offers[1]
 
 
+async def test_what_changed_on_the_market_is_told_by_block(world: World) -> None:
+    """Offers and providers, in the blocks where something became of them, and in no others."""
+    chain, one, two = world.chain, world.account(coins=1000 * COIN), world.account(coins=1000 * COIN)
+
+    async def changed(work: Awaitable[Receipt]) -> tuple[set[str], set[str]]:
+        block = (await work).block
+        found = await chain.market_changes(block, block)
+        return set(found.offers), set(found.providers)
+
+    me = one.address
+    register = chain.register(one, payee=me, signer=me, service=Service.INFERENCE, endpoint="http://x")
+    assert await changed(register) == (set(), {me})
+    assert await changed(chain.stake(two, me, 2 * await chain.minimum_stake())) == (set(), {me})
+    terms = terms_of()
+    offer = terms.offer_id(me)
+    assert await changed(chain.create_offer(one, me, terms)) == ({offer}, {me})
+    assert await changed(chain.set_offer_active(one, offer, False)) == ({offer}, {me})
+    assert await changed(chain.set_endpoint(one, me, "http://y")) == (set(), {me})
+    first = (await chain.head()).number
+    assert await changed(chain.deposit(two, NATIVE, 1)) == (set(), set())
+    found = await chain.market_changes(0, first)
+    assert offer in found.offers
+    assert me in found.providers
+    nobody = two.address
+    (there, missing) = await chain.offers_named([offer, terms.offer_id(nobody)])
+    assert there == await chain.offer(offer)
+    assert missing is None
+    assert await chain.providers_named([nobody, me]) == [None, await chain.provider(me)]
+    assert await chain.stakes_of([me, nobody]) == [2 * await chain.minimum_stake(), 0]
+    assert await chain.stakes_of([]) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -21,7 +21,7 @@ def contract(block: int) -> DeployedContract:
     return DeployedContract(HERE, block, "0x" + "12" * 32, {"guardian": HERE}, "0x" + "34" * 32)
 
 
-BLOCKS = {"StreamPay": 9, "Registry": 7, "Staking": 8, "Slashing": 10, "Catalogue": 11, "License": 12}
+BLOCKS = {name: block for block, name in enumerate(deployments.CONTRACTS, 7)}
 DEPLOYMENT = Deployment(97, {name: contract(block) for name, block in BLOCKS.items()}, {"TUSD": HERE})
 
 

@@ -50,7 +50,7 @@ def test_reads_back_what_was_written(tmp_path: Path) -> None:
         journal.add_transaction(made.id, Transaction("open", "0xaa", 50_000, BIG))
         journal.add_transaction(made.id, Transaction("open", "0xaa", 0, 0))
         journal.add_transaction(made.id, Transaction("close", "0xbb", 40_000, 5, relayed=True))
-        journal.closed(made.id, start=10, end=70, stop=20, paid=BIG, refund=BIG + 1, refund_to=PAYER)
+        journal.closed(made.id, start=10, end=70, stop=20, paid=BIG, refund=BIG + 1, refund_to=PAYER, at=70)
     with Journal(path) as journal:
         assert journal.all() == [
             replace(
@@ -97,7 +97,7 @@ def test_unfinished_are_the_intended_and_the_open(tmp_path: Path) -> None:
             journal.intend(record(number))
         journal.opened(record(2).id, start=1, end=2)
         journal.void(record(3).id)
-        journal.closed(record(4).id, start=1, end=2, stop=2, paid=1, refund=0, refund_to="")
+        journal.closed(record(4).id, start=1, end=2, stop=2, paid=1, refund=0, refund_to="", at=2)
         assert [one.id for one in journal.unfinished()] == [record(1).id, record(2).id]
         assert find(journal.all(), record(2).id[:12]) == find(journal.all(), record(2).id[2:12].upper())
 

@@ -72,7 +72,11 @@ def test_a_keystore_by_path_or_alias(keystore: Path, tmp_path: Path) -> None:
     assert load_account("mine", 56, environ=phrase | home).address == ADDRESS
     file = tmp_path / "passphrase"
     file.write_text("open sesame\n")
+    file.chmod(0o640)
     assert load_account("mine", 56, environ=home | {"PENSTOCK_PASSPHRASE_FILE": str(file)}).address == ADDRESS
+    file.chmod(0o644)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        load_account("mine", 56, environ=home | {"PENSTOCK_PASSPHRASE_FILE": str(file)})
     asked: list[str] = []
 
     def ask(prompt: str) -> str:

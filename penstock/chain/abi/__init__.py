@@ -10,7 +10,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-CONTRACTS = ("StreamPay", "Registry", "Staking", "Slashing", "Catalogue", "License")
+CONTRACTS = (
+    "StreamPay",
+    "Registry",
+    "Staking",
+    "Slashing",
+    "Catalogue",
+    "License",
+    "AgentWallet",
+    "AgentWalletFactory",
+)
 
 
 def path(name: str) -> Path:

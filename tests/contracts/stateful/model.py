@@ -85,6 +85,8 @@ class Model:
     lives: dict[Terms, Life] = field(default_factory=dict)
     """The life that runs, or the last one."""
     channels: dict[Terms, ChannelState] = field(default_factory=dict)
+    spendable: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    """By owner, spender and token."""
     nonces: set[tuple[str, int]] = field(default_factory=set)
     rewarding: set[str] = field(default_factory=set)
     refusers: set[str] = field(default_factory=set)
@@ -218,6 +220,22 @@ class Model:
         require(to != COIN, "vault: zero receiver")
         self._debit(token, sender, amount)
         self._push(token, to, amount)
+
+    def allow_spender(self, spender: str, token: str, amount: int, *, sender: str, value: int) -> None:
+        self.spendable[sender, spender, token] = amount
+
+    def pay(self, payer: str, token: str, payments: list[tuple[str, int]], *, sender: str, value: int) -> None:
+        self._receive(sender, value)
+        for account, amount in payments:
+            require(account != COIN, "vault: zero account")
+            self._credit(token, account, amount)
+        paid = sum(amount for _, amount in payments)
+        if sender != payer and paid > value:
+            limit = self.spendable.get((payer, sender, token), 0)
+            require(paid - value <= limit, "vault: not allowed so much")
+            if limit != 2**256 - 1:
+                self.spendable[payer, sender, token] = limit - (paid - value)
+        self._fund(token, payer, paid, value, 2**256 - 1)
 
     # Streams.
 

@@ -138,6 +138,8 @@ def words(raw: bytes) -> list[int]:
 ACTIONS: dict[str, tuple[int, dict[str, st.SearchStrategy[Any]]]] = {
     "pays_in": (2, {"amount": amounts}),
     "takes_out": (3, {"share": st.one_of(st.sampled_from([0, 100, 101]), shares)}),
+    "pays": (4, {"amount": amounts, "parts": st.integers(0, 4)}),
+    "lets_spend": (2, {"amount": st.one_of(amounts, st.just(MAX))}),
     "opens": (4, {"rate": rates, "duration": durations}),
     "opens_by_signature": (3, {"rate": rates, "duration": durations, "again": st.booleans()}),
     "tops_up": (3, {"duration": st.one_of(durations, st.sampled_from([0, MAX_TIME]))}),
@@ -305,6 +307,9 @@ class StreamPayMachine(RuleBasedStateMachine):
         assert balances[2:] == expected
         assert paused == [model.paused]
         expected = []
+        spendable = list(model.spendable)
+        found = self.evm.read(*((self.pay, "spendable", token, owner, spender) for owner, spender, token in spendable))
+        assert found == list(model.spendable.values())
         for t in terms:
             state = model.streams.get(t, NO_STREAM)
             expected += (state.start, state.last, state.end, state.rate)
@@ -415,6 +420,23 @@ class StreamPayMachine(RuleBasedStateMachine):
         balance = self.model.vault[token, sender]
         amount = balance + 1 if share == 101 else balance * share // 100
         self.do("withdraw_vault", token, amount, self.a_receiver(data, sender), sender=sender)
+
+    def pays(self, data: st.DataObject, amount: int, parts: int) -> None:
+        """For itself or for somebody else, who let it or not; to anyone, itself included."""
+        token, sender = self.a_token(data), self.actor(data)
+        payer, allowed = sender, [key for key, limit in self.model.spendable.items() if limit]
+        if allowed and data.draw(st.booleans(), label="as a spender"):
+            payer, sender, token = data.draw(st.sampled_from(allowed), label="allowed")
+        elif data.draw(st.integers(0, 4), label="for somebody else") == 3:
+            payer = self.actor(data)
+        receivers = st.sampled_from([*self.world.accounts, *self.world.accounts, COIN])
+        payments = [(data.draw(receivers, label="receiver"), amount // (part + 1)) for part in range(parts)]
+        cost = sum(part for _, part in payments)
+        _, value = self.a_payment(data, token, cost)
+        self.do("pay", payer, token, payments, sender=sender, value=value)
+
+    def lets_spend(self, data: st.DataObject, amount: int) -> None:
+        self.do("allow_spender", self.actor(data), self.a_token(data), amount, sender=self.actor(data))
 
     # Actions: streams.
 

@@ -123,16 +123,16 @@ async def test_a_licensed_model_is_served_only_under_a_licence_for_its_weights(t
         skills.content = market.content
         product = await market.product(number)
         with pytest.raises(ConfigError, match="may not be served"):
-            await check_model(skills, product, MODEL, BUNDLED_MODEL)
+            await check_model(skills, product, [MODEL], BUNDLED_MODEL)
         licence = await market.buy(provider, number)
-        assert (await check_model(skills, product, MODEL, BUNDLED_MODEL)).id == licence
-        assert (await check_model(skills, product, MODEL, None)).id == licence  # another engine's own file
+        assert (await check_model(skills, product, [MODEL], BUNDLED_MODEL)).id == licence
+        assert (await check_model(skills, product, [MODEL], None)).id == licence  # another engine's own file
         with pytest.raises(ConfigError, match="is a licence of penstock-tiny"):
-            await check_model(skills, product, "another", None)
+            await check_model(skills, product, ["another"], None)
         other = tmp_path / "other.gguf"
         other.write_bytes(b"weights")
         with pytest.raises(ConfigError, match=weights_hash(other)):
-            await check_model(skills, product, MODEL, other)
+            await check_model(skills, product, [MODEL], other)
 
 
 async def test_a_provider_of_a_licensed_model_says_so_and_does_not_start_without(

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from penstock.consumer.gateway import MAX_BODY, Delta, Gateway, Usage, Waits
 from penstock.errors import AnswerCut, GatewayGarbage, GatewayRefused, GatewayUnreachable, PaymentRequired
+from penstock.wire.completions import CHAT
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 QUICK = Waits(connect=2, greeting=0.3, handshake=0.3, stall=0.3, close=0.3)
@@ -71,14 +72,14 @@ def chunk(text: str, finish: str | None = None) -> dict[str, object]:
 
 
 async def chat(gateway: Gateway) -> list[Delta]:
-    async with gateway.chat("token", {"messages": []}, until=None) as answer:
+    async with gateway.ask(CHAT, "token", {"messages": []}) as answer:
         return [delta async for delta in answer]
 
 
 async def test_streams_text_finish_reason_and_usage() -> None:
     usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}
     async with serve(events(chunk("He"), chunk("llo"), chunk("", "stop"), usage)) as gateway:
-        answer = gateway.chat("token", {"messages": []}, until=None)
+        answer = gateway.ask(CHAT, "token", {"messages": []})
         found = [delta async for delta in answer]
     assert found == [Delta("He"), Delta("llo"), Delta("", "stop"), Delta(usage=Usage(3, 2, 5))]
     assert (answer.text, answer.finish_reason, answer.usage) == ("Hello", "stop", Usage(3, 2, 5))
@@ -87,7 +88,7 @@ async def test_streams_text_finish_reason_and_usage() -> None:
 async def test_yields_each_delta_as_it_arrives() -> None:
     seen = asyncio.Event()
     async with serve(events(chunk("now"), done=False, then=lambda: seen.wait()), Waits(stall=5)) as gateway:
-        async with gateway.chat("token", {}, until=None) as answer:
+        async with gateway.ask(CHAT, "token", {}) as answer:
             assert await anext(answer) == Delta("now")
         seen.set()
 
@@ -101,7 +102,7 @@ async def test_sends_the_token_and_asks_for_a_stream() -> None:
         return await events(chunk("x", "stop"))(request)
 
     async with serve(handler) as gateway:
-        await gateway.chat("secret", {"model": "m"}, until=None).read()
+        await gateway.ask(CHAT, "secret", {"model": "m"}).read()
     assert heard["authorization"] == "Bearer secret"
     assert (heard["path"], heard["accept"], heard["accept-encoding"]) == (
         "/v1/chat/completions",
@@ -231,7 +232,7 @@ async def test_silence_ends_the_wait() -> None:
 
 async def test_a_stall_in_mid_answer_is_a_cut() -> None:
     async with serve(events(chunk("He"), then=lambda: asyncio.sleep(30))) as gateway:
-        answer = gateway.chat("token", {}, until=None)
+        answer = gateway.ask(CHAT, "token", {})
         with pytest.raises(AnswerCut) as cut:
             await answer.read()
     assert (cut.value.code, answer.text) == ("stalled", "He")
@@ -242,15 +243,16 @@ async def test_paid_time_bounds_an_answer_that_drips() -> None:
         await asyncio.sleep(30)
 
     async with serve(events(chunk("He"), then=drip), Waits(stall=60)) as gateway:
+        end = asyncio.get_running_loop().time() + 0.3
         with pytest.raises(AnswerCut) as cut:
-            await gateway.chat("token", {}, until=asyncio.get_running_loop().time() + 0.3).read()
+            await gateway.ask(CHAT, "token", {}, until=lambda: end).read()
     assert cut.value.code == "stream_ended"
 
 
 async def test_the_gateways_own_reason_for_a_cut_is_passed_on() -> None:
     error = {"error": {"message": "the stream was cancelled", "code": "stream_cancelled"}}
     async with serve(events(chunk("He"), error)) as gateway:
-        answer = gateway.chat("token", {}, until=None)
+        answer = gateway.ask(CHAT, "token", {})
         with pytest.raises(AnswerCut, match="the stream was cancelled") as cut:
             await answer.read()
     assert (cut.value.code, answer.text) == ("stream_cancelled", "He")
@@ -290,7 +292,7 @@ async def test_leaving_hangs_up_on_the_provider() -> None:
             raise
 
     async with serve(handler) as gateway:
-        async with gateway.chat("token", {}, until=None) as answer:
+        async with gateway.ask(CHAT, "token", {}) as answer:
             await anext(answer)
         async with asyncio.timeout(5):
             await left.wait()
@@ -298,7 +300,7 @@ async def test_leaving_hangs_up_on_the_provider() -> None:
 
 async def test_closing_works_while_another_task_reads() -> None:
     async with serve(events(chunk("x"), then=lambda: asyncio.sleep(30)), Waits(stall=20)) as gateway:
-        answer = gateway.chat("token", {}, until=None)
+        answer = gateway.ask(CHAT, "token", {})
         assert await anext(answer) == Delta("x")
         reader = asyncio.create_task(answer.read())
         await asyncio.sleep(0)

@@ -184,7 +184,7 @@ async def test_top_up_lasts_longer_at_the_same_rate(market: Market, chain: Web3C
             session = buyer.session(await listing_of(buyer, gateway), duration=20)
             async with session:
                 end = session.end
-                assert await session.top_up(15) == end + 15 == session.end
+                assert await session.extend(15) == end + 15 == session.end
             summary = session.summary
             assert summary is not None
             assert summary.deposit == 35 * market.terms(token).rate // RATE_SCALE == summary.paid + summary.refund

@@ -1,0 +1,234 @@
+"""The buyer: from a request to an answer, by way of the market."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+
+from agents.buyer._answer import Answer
+from agents.buyer._attempt import Attempt, is_clients
+from agents.buyer._choice import Candidate, Chooser
+from agents.buyer._delivered import Chunk, Request
+from agents.buyer._index import Index
+from agents.buyer._memory import Memory
+from agents.buyer._policy import Policy
+from agents.buyer._pool import Pool
+from agents.buyer._score import Entry
+from agents.buyer._types import Job, Model, PriceRange, Purchase, Wish
+from penstock.consumer import Consumer, Listing
+from penstock.errors import (
+    AllFailed,
+    ConfigError,
+    GatewayError,
+    NoOffer,
+    NotFound,
+    OfferMismatch,
+    PenstockError,
+    StreamLeftOpen,
+)
+from penstock.types import Address, Token
+from penstock.wire.completions import CHAT, TEXT
+
+THEIRS = (GatewayError, OfferMismatch, NotFound, ConfigError, StreamLeftOpen)
+"""What goes wrong with one provider, and another may do better. All else is ours: money, caps, the node."""
+_SAME_FAULT = 2
+"""Providers that must find fault with a request before its client is told that it is wrong."""
+
+
+class Buyer:
+    """Use as an async context manager. `folder` keeps what was measured and the market's index; None forgets both.
+    `on_purchase` hears of each purchase when it is over, `on_warning` of what is amiss and not the client's business.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        policy: Policy | None = None,
+        *,
+        folder: Path | None = None,
+        on_purchase: Callable[[Purchase], None] = lambda _: None,
+        on_warning: Callable[[str], None] = lambda _: None,
+        dice: random.Random | None = None,
+    ) -> None:
+        self._consumer, self._policy = consumer, policy or Policy()
+        self._on_purchase = on_purchase
+        chain, clock = consumer.chain, consumer.clock
+        name = f"{chain.chain_id}-{chain.registry[2:10].lower()}"
+        self._memory = Memory(
+            folder / f"measured-{name}.db" if folder else None,
+            half_life=self._policy.half_life,
+            aside=self._policy.aside,
+            longest_aside=self._policy.longest_aside,
+            clock=clock,
+        )
+        self._index = Index(folder / f"market-{name}.db" if folder else None, chain)
+        self._pool = Pool(consumer, self._policy, warn=on_warning, opened=self._opened)
+        self._chooser = Chooser(
+            self._index, self._memory, self._policy, is_open=self._pool.is_open, clock=clock, dice=dice
+        )
+
+    async def __aenter__(self) -> Buyer:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Close every stream and channel. StreamLeftOpen where one could not be."""
+        try:
+            await self._pool.aclose()
+        finally:
+            self._index.close()
+            self._memory.close()
+
+    async def models(self) -> list[Model]:
+        """What can be had now."""
+        return [_model(name, entries) for name, entries in (await self._index.models()).items()]
+
+    async def start(self, job: Job) -> Answer:
+        """Buy an answer. PenstockErrors before its first part: AllFailed where nobody answers who fits, NoOffer where
+        nobody fits, and what is ours, such as InsufficientFunds."""
+        if job.path not in (CHAT, TEXT):
+            raise NoOffer(
+                f"nobody on this market serves {job.path}: ask for a completion, or use an engine of your own"
+            )
+        answer = Answer(self, job)
+        await answer.begin()
+        return answer
+
+    # --- used by answers ---
+
+    async def begin(
+        self, wish: Wish, request: Request, failed: set[Address], purchases: list[Purchase], *, goes_on: bool
+    ) -> tuple[Attempt, list[Chunk]]:
+        """Have the first provider that answers begin; those that fail join `failed`. `goes_on`: it is the rest of an
+        answer, and who finds fault with it finds fault with us."""
+        size = len(msgspec.json.encode(request.body))
+        row = await self._chooser.candidates(wish, size, request.max_tokens, without=failed)
+        race = _Race(self, row, request, failed, purchases, hedge=self._policy.hedge, goes_on=goes_on)
+        return await race.run()
+
+    def attempt(self, candidate: Candidate) -> Attempt:
+        return Attempt(self._pool, self._memory, self._policy, candidate, self._consumer.clock)
+
+    async def end(self, attempt: Attempt, error: BaseException | None, outcome: str, purchases: list[Purchase]) -> None:
+        """An attempt is over; its purchase is told once."""
+        told = attempt.purchase is not None
+        await attempt.end(error, outcome)
+        if attempt.purchase is not None and not told:
+            purchases.append(attempt.purchase)
+            self._on_purchase(attempt.purchase)
+
+    def answered(self, model: str, completion_tokens: int) -> None:
+        """A request has been answered in full."""
+        self._memory.answered(model, completion_tokens, longest_gap=self._policy.idle_seconds)
+
+    def _opened(self, listing: Listing, seconds: float) -> None:
+        self._memory.opened(listing.provider.id, listing.offer.terms.model, seconds)
+
+
+class _Race:
+    """One candidate after another, each when the one before has failed; with a hedge, also when it is slow."""
+
+    def __init__(
+        self,
+        buyer: Buyer,
+        row: list[Candidate],
+        request: Request,
+        failed: set[Address],
+        purchases: list[Purchase],
+        *,
+        hedge: float,
+        goes_on: bool,
+    ) -> None:
+        self._buyer, self._row, self._request = buyer, row, request
+        self._failed, self._purchases, self._hedge, self._goes_on = failed, purchases, hedge, goes_on
+        self._running: dict[asyncio.Task[list[Chunk]], Attempt] = {}
+        self._why: dict[str, PenstockError] = {}
+        self._faults: list[PenstockError] = []
+        self._won = False
+
+    async def run(self) -> tuple[Attempt, list[Chunk]]:
+        waiting = iter(self._row)
+        try:
+            while True:
+                candidate = next(waiting, None)
+                if candidate is not None:
+                    attempt = self._buyer.attempt(candidate)
+                    self._running[asyncio.create_task(attempt.begin(self._request))] = attempt
+                if not self._running:
+                    raise self._all_failed()
+                more = candidate is not None and self._hedge > 0 and len(self._running) == 1
+                done, _ = await asyncio.wait(
+                    self._running, timeout=self._hedge if more else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    attempt = self._running.pop(task)
+                    error = task.exception()
+                    if error is None:
+                        self._won = True
+                        return attempt, task.result()
+                    await self._lost(attempt, error)
+        finally:
+            await self._call_off()
+
+    async def _lost(self, attempt: Attempt, error: BaseException) -> None:
+        await self._buyer.end(attempt, error, "", self._purchases)
+        if not isinstance(error, THEIRS):
+            raise error
+        self._failed.add(attempt.candidate.provider)
+        self._why[attempt.candidate.provider] = error
+        if is_clients(error) and not self._goes_on:
+            self._faults.append(error)
+            if len(self._faults) == _SAME_FAULT:
+                raise self._faults[0]
+
+    def _all_failed(self) -> PenstockError:
+        if len(self._faults) == len(self._why) and self._faults:
+            return self._faults[0]
+        if len(self._why) == 1:
+            return next(iter(self._why.values()))
+        shown = "; ".join(str(error) for error in list(self._why.values())[:3])
+        return AllFailed(f"none of {len(self._why)} providers answered ({shown}): try again later", self._why)
+
+    async def _call_off(self) -> None:
+        """Those that were slower, or all where the client has left."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+        for attempt in self._running.values():
+            await self._buyer.end(attempt, None, "beaten" if self._won else "stopped", self._purchases)
+
+
+def _model(name: str, entries: list[Entry]) -> Model:
+    listings = [entry.listing for entry in entries]
+    tokens: dict[Token, list[Listing]] = {}
+    for listing in listings:
+        tokens.setdefault(listing.token, []).append(listing)
+    return Model(
+        name=name,
+        offers=len(listings),
+        providers=tuple(sorted({listing.provider.id for listing in listings})),
+        context_length=max(listing.offer.terms.context_length for listing in listings),
+        prices=tuple(_prices(token, row) for token, row in tokens.items()),
+    )
+
+
+def _prices(token: Token, listings: list[Listing]) -> PriceRange:
+    def span(values: list[int]) -> tuple[int, int] | None:
+        return (min(values), max(values)) if values else None
+
+    terms = [listing.offer.terms for listing in listings]
+    return PriceRange(
+        token,
+        span([one.rate for one in terms if one.by_second]),
+        span([one.prompt_price for one in terms if one.by_token]),
+        span([one.completion_price for one in terms if one.by_token]),
+    )

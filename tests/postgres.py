@@ -1,0 +1,103 @@
+"""PostgreSQL for tests: a cluster of their own in a temporary folder, and an empty database for each test.
+
+    from tests.postgres import database, postgres
+
+It needs Debian's `postgresql` package or the like, no running server, and no rights: as root it runs the server as
+`nobody`. Where there is none, tests that want it are skipped; with CI set they fail.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import pwd
+import secrets
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+_READY_WITHIN = 30.0
+_USER = "penstock"
+_OPTIONS = ("listen_addresses=", "fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=50")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running server."""
+
+    folder: Path
+    binaries: Path
+
+    def url(self, name: str) -> str:
+        return f"postgresql://{_USER}@/{name}?host={self.folder}"
+
+    def sql(self, statement: str, name: str = "postgres") -> str:
+        """Run it; what it prints."""
+        command = [self.binaries / "psql", "-h", self.folder, "-U", _USER, "-d", name, "-qAtc", statement]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+
+def binaries() -> Path | None:
+    """Where `initdb` and `postgres` are."""
+    places = [Path(found).resolve().parent for found in [shutil.which("initdb")] if found]
+    places += [Path(place) for place in sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True)]
+    return next((place for place in places if (place / "initdb").exists() and (place / "postgres").exists()), None)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    found = binaries()
+    if found is None:
+        assert not os.environ.get("CI"), "no PostgreSQL here: apt-get install postgresql"
+        pytest.skip("no PostgreSQL here: apt-get install postgresql")
+    folder = Path(tempfile.mkdtemp(prefix="penstock-pg-", dir="/tmp"))
+    run_as: dict[str, int] = {}
+    if os.geteuid() == 0:  # the server refuses to run as root
+        nobody = pwd.getpwnam("nobody")
+        run_as = {"user": nobody.pw_uid, "group": nobody.pw_gid}
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+    try:
+        data, log = folder / "data", folder / "log"
+        command = [found / "initdb", "-D", data, "-U", _USER, "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, **run_as)
+        assert done.returncode == 0, done.stderr
+        options = [word for option in (*_OPTIONS, f"unix_socket_directories={folder}") for word in ("-c", option)]
+        with log.open("wb") as out:
+            server = subprocess.Popen(
+                [found / "postgres", "-D", data, *options], stdout=out, stderr=out, cwd=folder, **run_as
+            )
+        try:
+            cluster = Cluster(folder, found)
+            deadline = time.monotonic() + _READY_WITHIN
+            ready = [found / "pg_isready", "-q", "-h", folder, "-U", _USER]
+            while subprocess.run(ready, check=False).returncode:
+                assert server.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.05)
+            yield cluster
+        finally:
+            server.terminate()  # waits for nobody
+            try:
+                server.wait(timeout=3)
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def database(postgres: Cluster) -> Iterator[str]:
+    """The URL of an empty database."""
+    name = "test_" + secrets.token_hex(6)
+    postgres.sql(f"CREATE DATABASE {name}")
+    yield postgres.url(name)
+    postgres.sql(f"DROP DATABASE {name} WITH (FORCE)")
