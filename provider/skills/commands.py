@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 import time
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -93,6 +94,5 @@ async def _serve(settings: Settings, say: Say, ready: object) -> None:
 
                 served = list(licensing.service.served)
                 app = create_skills_app(licensing)
-                await run_server(
-                    app, listener, asyncio.Event(), lambda: ready(endpoint, account.address, served), leave
-                )
+                up = partial(ready, endpoint, account.address, served)
+                await run_server(app, listener, asyncio.Event(), up, leave)

@@ -211,8 +211,8 @@ async def open_licensing(
 
 
 async def check_model(skills: Skills, product: Product, models: Sequence[str], weights: Path | None) -> Licence:
-    """That the account may serve a model of these: it holds a licence for it, under its name and, where the weights' file is
-    known, for these weights. ConfigError."""
+    """That the account may serve a model of these: it holds a licence for it, under its name and, where the weights'
+    file is known, for these weights. ConfigError."""
     card = await skills.card(product)
     if product.listing.item is not Item.MODEL or card.kind != "model":
         raise ConfigError(f"product {product.id} ({product.listing.name}) is no model")
