@@ -1,5 +1,5 @@
-"""`make demo` and `make slash-demo`: a local chain like BSC (1 s blocks, 0.05 gwei), and the Ape script of that name on
-it. Nothing is left running.
+"""`make demo`, `make slash-demo`, `make skill-demo`: a local chain like BSC (1 s blocks, 0.05 gwei), and the Ape script
+of that name on it. Nothing is left running.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def wait_for(url: str, node: subprocess.Popen[bytes], seconds: float = 20) -> No
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("script", choices=("demo", "slash_demo"))
+    parser.add_argument("script", choices=("demo", "slash_demo", "skill_demo"))
     parser.add_argument("options", nargs="*", help="for the script")
     words = parser.parse_args()
     port = free_port()
