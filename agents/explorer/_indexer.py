@@ -39,12 +39,13 @@ class Indexer:
         confirmations: int = 0,
         poll: float = 1.0,
         span: int = SPAN,
+        depth: int = DEPTH,
     ) -> None:
         self._feed, self._chain, self._store = feed, chain, store
         self._first_block = first_block
         self._confirmations = confirmations
         self._poll = poll
-        self._span = span
+        self._span, self._depth = span, depth
         self._known: set[str] = set()
         self._answered_at = time.monotonic()
         self._listeners: list[Callable[[], None]] = []
@@ -91,7 +92,7 @@ class Indexer:
             if (await self._header(last, None)).hash != before.hash:
                 break  # the chain moved under us: the next round looks again
             reached = Tip(last, before.hash, before.timestamp)
-            if not await self._store.append(tip, events, reached, undoable_from=head.number - DEPTH):
+            if not await self._store.append(tip, events, reached, undoable_from=head.number - self._depth):
                 tip = await self._store.tip()  # another process fills the same store
                 continue
             tip = reached

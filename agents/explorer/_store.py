@@ -63,6 +63,8 @@ class Store:
     def __init__(self, writer: Engine, reader: Engine, deployment: Deployment) -> None:
         self._writer, self._reader = writer, reader
         self._rows = Rows()
+        self._rows_of: Tip | None = None
+        """After which block the rows at hand are true; None: they are not."""
         self._fold = Fold(self._rows, address(deployment.contracts["Staking"].arguments["asset"]))
         self._thread = ThreadPoolExecutor(1, "explorer-store")
 
@@ -120,8 +122,10 @@ class Store:
 
         def write(connection: Connection) -> bool:
             if not _is_tip(connection, before):
-                self._rows.forget()
                 return False
+            if self._rows_of is None or self._rows_of != before:
+                self._rows.forget()
+            self._rows_of = None
             if events:
                 connection.execute(insert(schema.events), [_event_row(one) for one in events])
             self._rows.begin(connection, undoable_from)
@@ -136,17 +140,21 @@ class Store:
             return True
 
         try:
-            return await self._write(write)
+            done = await self._write(write)
         except KeyError as error:
             raise NodeUnavailable(
                 f"the node left out events ({error.args[0]}): ask again, or use another --rpc-url"
             ) from error
+        if done:
+            self._rows_of = tip
+        return done
 
     async def rewind(self, before: Tip, ancestor: Tip | None) -> bool:
         """Forget all that came after the block `ancestor`, or everything. False as for `append`."""
 
         def write(connection: Connection) -> bool:
             self._rows.forget()
+            self._rows_of = None
             if not _is_tip(connection, before):
                 return False
             if ancestor is None:
@@ -171,11 +179,7 @@ class Store:
                 with self._writer.begin() as connection:
                     return write(connection)
             except SQLAlchemyError as error:
-                self._rows.forget()
                 raise _unavailable(error) from error
-            except BaseException:
-                self._rows.forget()
-                raise
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
 

@@ -291,8 +291,8 @@ class Traffic:
             else:
                 await self._chain.close_stream(provider.account, key, stop_at=self._now)
 
-        if draw.random() < 0.15:
-            self._at(self._now + duration // 2, top_up)
+        if draw.random() < 0.4:
+            self._at(self._now + wanted // 2, top_up)
         self._at(self._now + wanted, stop)
 
     async def _channel(self, consumer: LocalAccount, provider: _Provider, offer: Offer, key: StreamKey) -> None:

@@ -15,7 +15,7 @@ import pytest
 from agents.explorer._feed import Feed
 from agents.explorer._indexer import Indexer
 from agents.explorer._store import Store
-from agents.explorer._traffic import play
+from agents.explorer._traffic import Traffic, play
 from penstock.chain._rpc import JsonRpc
 from penstock.chain.web3 import Web3Chain
 from penstock.deployments import Deployment
@@ -35,6 +35,12 @@ class Rig:
         self.node, self.deployment, self.chain, self.rpc, self.store = node, deployment, chain, rpc, store
         self.feed = Feed(rpc, deployment)
         self.indexer = self.another()
+
+    async def live(self, *, sessions: int = 5, seconds: int = 100) -> None:
+        """More of the market, in blocks that can be reorganised: anvil cannot go behind what it was started with."""
+        traffic = Traffic(self.chain, self.rpc, self.deployment.tokens["TUSD"], seed=self.node.height)
+        await traffic.prepare(consumers=2)
+        await traffic.run(seconds, sessions=sessions)
 
     def another(self, store: Store | None = None, **options: int) -> Indexer:
         """An indexer as a new process would have it."""
