@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from agents.explorer.cli import explorer, top
 from agents.wallet import app as wallet
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ app.add_typer(config, name="config")
 keeper = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Settle what others have earned, for a reward.")
 app.add_typer(keeper, name="keeper")
 app.add_typer(wallet, name="wallet")
+app.add_typer(explorer, name="explorer")
+app.command()(top)
 
 
 def _version(wanted: bool) -> None:

@@ -129,7 +129,6 @@ class Fold:
 
     def _end(self, event: Logged, stream: Row, status: str, stop: int) -> None:
         stream |= {"status": status, "stop": stop, "closed_at": event.timestamp, "closed_seq": event.seq}
-        self._over(stream)
 
     # --- StreamPay: channels ---
 
@@ -180,7 +179,6 @@ class Fold:
         channel |= {"status": "closed", "refund": v["refund"], "closed_at": event.timestamp}
         if v["to"] == ZERO_ADDRESS:
             self._vault(channel["token"], channel["payer"], v["refund"])
-        self._over(channel)
 
     # --- what binds a payment to an offer, and what is counted by it ---
 
@@ -194,16 +192,8 @@ class Fold:
     def _begin(self, event: Logged, token: str, offer: Row | None, kind: str) -> None:
         self._hour(event.timestamp, token, offer["provider"] if offer else None)[kind] += 1
         if offer is not None:
-            self._count(offer["id"], offer["provider"], open_sessions=1, sessions=1)
-
-    def _over(self, session: Row) -> None:
-        if session["provider"]:
-            self._count(session["offer_id"], session["provider"], open_sessions=-1)
-
-    def _count(self, offer: str, provider: str, **changes: int) -> None:
-        for row in (self._rows.edit(schema.offers, offer), self._rows.edit(schema.providers, provider)):
-            for name, change in changes.items():
-                row[name] += change
+            self._rows.edit(schema.offers, offer["id"])["sessions"] += 1
+            self._rows.edit(schema.providers, offer["provider"])["sessions"] += 1
 
     def _trade(self, event: Logged, offer: Row, rate: int) -> None:
         key = (_hour_of(event.timestamp), offer["model"], offer["token"])
@@ -239,7 +229,7 @@ class Fold:
     def _provider_registered(self, event: Logged, v: Values) -> None:
         zero = dict.fromkeys(
             (
-                *("stake", "unbonding", "frozen", "slashed", "active_offers", "open_sessions", "sessions"),
+                *("stake", "unbonding", "frozen", "slashed", "active_offers", "sessions"),
                 *("faults", "challenges", "challenges_lost"),
             ),
             0,
@@ -265,7 +255,6 @@ class Fold:
                 **v["terms"],
                 "active": True,
                 "created_at": event.timestamp,
-                "open_sessions": 0,
                 "sessions": 0,
             },
         )

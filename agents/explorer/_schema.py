@@ -112,7 +112,6 @@ providers = Table(
     Column("frozen", Amount, nullable=False),
     Column("slashed", Amount, nullable=False),
     Column("active_offers", Integer, nullable=False),
-    Column("open_sessions", Integer, nullable=False),
     Column("sessions", Integer, nullable=False),
     Column("faults", Integer, nullable=False),
     Column("challenges", Integer, nullable=False),
@@ -137,7 +136,6 @@ offers = Table(
     Column("region", String, nullable=False),
     Column("active", Boolean, nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Column("open_sessions", Integer, nullable=False),
     Column("sessions", Integer, nullable=False),
 )
 

@@ -300,9 +300,10 @@ class Traffic:
         deposit = draw.randint(20, 200) * DOLLAR // 100
         await self._chain.open_channel(consumer, key, deposit=deposit, value=0, from_vault=0)
         steps = draw.randint(1, 4)
-        spent = 0
+        spent, moment = 0, self._now
         for step in range(1, steps + 1):
             spent = min(deposit, spent + int(deposit * draw.uniform(0.05, 0.3)))
+            moment += draw.randint(40, 200)
             last = step == steps
 
             async def settle(cumulative: int = spent, last: bool = last) -> None:
@@ -313,7 +314,7 @@ class Traffic:
                 else:
                     await self._chain.settle(provider.account, [voucher])
 
-            self._at(self._now + step * draw.randint(40, 200), settle)
+            self._at(moment, settle)
 
     async def _collect(self) -> None:
         """The keeper settles what has flowed, for those who pay it for that."""
