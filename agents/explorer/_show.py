@@ -56,7 +56,7 @@ class Show:
         value = (Decimal(rate) / RATE_SCALE).scaleb(-self.decimals(token))
         unit = f"{self.symbol(token)}/s"
         return Markup('<span title="{} an hour">{} <span class="unit">{}</span></span>').format(
-            f"{significant(value * 3600)} {self.symbol(token)}", significant(value), unit
+            f"{significant(value * 3600)} {self.symbol(token)}", significant(value, 4), unit
         )
 
     def many(self, amounts: Mapping[str, int]) -> Markup:

@@ -259,10 +259,8 @@ class Top(App[None]):
             values = row["values"]
             about = hosts.get(values.get("provider", ""), short(row["subject"]))
             token = values.get("token") or row["token"] or self._stake_asset
-            amounts = [
-                values[name] for name in ("amount", "paid", "cumulative", "deposit", "slashed") if name in values
-            ]
-            amount = show.plain(amounts[0], token, 6) if amounts else ""
+            amount = next((values[name] for name in _AMOUNTS if name in values), None)
+            said = "" if amount is None else show.plain(amount, token, 6)
             ago = span(max(0, now - row["timestamp"]))
             found.append((str(row["seq"]), row, (ago, row["name"], about[:24], said)))
         return found
