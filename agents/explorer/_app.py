@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
@@ -36,8 +39,11 @@ def app(
     *,
     per_minute: int = 600,
     chat: ChatSettings = ChatSettings(),  # noqa: B008  immutable
-) -> ASGIApp:
-    """`indexer` None: another process fills the store. `per_minute`: requests of each client; 0: any number."""
+) -> tuple[ASGIApp, Live]:
+    """What answers requests, and what tells news: to be hung up before a server waits for its connections.
+
+    `indexer` None: another process fills the store. `per_minute`: requests of each client; 0: any number.
+    """
     live = Live(store)
     if indexer is not None:
         indexer.listen(live.poke)
@@ -51,7 +57,6 @@ def app(
         try:
             yield
         finally:
-            live.hang_up()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -86,7 +91,25 @@ def app(
     def tag() -> str:
         return f"{SCHEMA}-{live.tip.hash[2:18] if live.tip else 'none'}"
 
-    return RateLimit(Validators(web, tag), per_minute)
+    return RateLimit(Validators(web, tag), per_minute), live
+
+
+class Server(uvicorn.Server):
+    """Ends at once: those who listen for news are let go before their connections are waited for."""
+
+    def __init__(self, served: tuple[ASGIApp, Live], **options: Any) -> None:
+        web, self._live = served
+        quiet = {"access_log": False, "timeout_graceful_shutdown": 2, "lifespan": "on", "ws": "none"}
+        super().__init__(uvicorn.Config(web, **{"log_level": "warning", **quiet, **options}))
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the command's."""
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._live.hang_up()
+        await super().shutdown(sockets)
 
 
 def _add_chat(web: FastAPI, gateway: str) -> None:

@@ -90,9 +90,7 @@ async def serve(context: Context, options: Options) -> None:
 
 
 async def _serve(context: Context, parts: Parts, options: Options) -> None:
-    import uvicorn
-
-    from agents.explorer._app import app
+    from agents.explorer._app import Server, app
     from agents.explorer._pages import ChatSettings
 
     chat = ChatSettings(options.gateway or os.environ.get("PENSTOCK_GATEWAY", ""), _payer(context, options))
@@ -106,11 +104,7 @@ async def _serve(context: Context, parts: Parts, options: Options) -> None:
             emit_json({"url": url, "block": (await parts.store.tip() or Tip(0, "", 0)).number})
         talk(f"the market is at {url}; Ctrl-C stops the explorer")
         web = app(parts.deployment, parts.store, indexer, per_minute=options.rate_limit, chat=chat)
-        config = uvicorn.Config(
-            web, log_level="warning", access_log=False, timeout_graceful_shutdown=1, lifespan="on", ws="none"
-        )
-        server = uvicorn.Server(config)
-        server.capture_signals = contextlib.nullcontext  # type: ignore[assignment,method-assign]  # Context has them
+        server = Server(web)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             await asyncio.shield(serving)

@@ -125,6 +125,7 @@ async function send(button, transactions) {
       }
       said.textContent = `${label}: done`;
     }
+    if (button.dataset.transactions) button.classList.add("hidden");
   } catch (error) {
     said.textContent = error.message || String(error);
   } finally {

@@ -11,10 +11,9 @@ from typing import Any
 import httpx
 import pytest
 import schemathesis
-import uvicorn
 from hypothesis import HealthCheck, given, settings
 
-from agents.explorer._app import app
+from agents.explorer._app import Server, app
 from agents.explorer._asgi import RateLimit
 from agents.explorer._indexer import Indexer
 from penstock.accrual import StreamState
@@ -31,15 +30,7 @@ async def served(rig: Rig, indexer: Indexer | None = None, **options: Any) -> As
     indexer = indexer or rig.another()
     indexer._poll = 0.05
     await indexer.sync()
-    config = uvicorn.Config(
-        app(rig.deployment, rig.store, indexer, **{"per_minute": 0, **options}),
-        port=0,
-        log_level="error",
-        lifespan="on",
-        timeout_graceful_shutdown=1,
-    )
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
+    server = Server(app(rig.deployment, rig.store, indexer, **{"per_minute": 0, **options}), port=0)
     task = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
