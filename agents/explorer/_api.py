@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Header, HTTPException, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from agents.explorer import _models as models
@@ -23,6 +23,7 @@ _HEARTBEAT = 15.0
 """Seconds between signs of life, so that nothing between us closes the connection."""
 
 Address = Annotated[str, Query(pattern="^0x[0-9a-fA-F]{40}$|^$", description="0x and 40 hex digits")]
+Number = Annotated[int, Path(ge=1, le=2**53)]
 Limit = Annotated[int, Query(ge=1, le=200, description="Items on a page at most")]
 After = Annotated[str | None, Query(pattern="^[0-9]{1,18}$", description="The `next` of the page before")]
 Text = Annotated[str, Query(max_length=96)]
@@ -243,6 +244,40 @@ def router(deployment: Deployment, store: Store, live: Live, indexer: Callable[[
         """Requests that were accepted and had no receipt, brought before the contract."""
         page = await store.read(lambda c: queries.challenges(c, provider=_address(provider), after=after, limit=limit))
         return models.PageOf[models.ChallengeOut](items=page.rows, next=page.next)  # type: ignore[arg-type]
+
+    @api.get("/products", tags=["licences"])
+    async def products(
+        search: Text = "",
+        publisher: Address = "",
+        active: bool | None = True,
+        after: After = None,
+        limit: Limit = queries.PAGE,
+    ) -> models.PageOf[models.ProductOut]:
+        """What may be licensed: skills, models, data; youngest first."""
+        whose = _address(publisher)
+        page = await store.read(
+            lambda c: queries.products(c, search=search, publisher=whose, active=active, after=after, limit=limit)
+        )
+        return models.PageOf[models.ProductOut](items=page.rows, next=page.next)  # type: ignore[arg-type]
+
+    @api.get("/products/{product}", tags=["licences"], responses=_MISSING)
+    async def product(product: Number) -> models.ProductOut:
+        row = await store.read(lambda c: queries.product(c, product))
+        return models.ProductOut.model_validate(_found(row, "product"))
+
+    @api.get("/licences", tags=["licences"])
+    async def licences(
+        licensee: Address = "",
+        product: Annotated[int | None, Query(ge=1, le=2**53)] = None,
+        after: After = None,
+        limit: Limit = queries.PAGE,
+    ) -> models.PageOf[models.LicenceOut]:
+        """Who may use what, youngest first."""
+        whose = _address(licensee)
+        page = await store.read(
+            lambda c: queries.licences(c, licensee=whose, product=product, after=after, limit=limit)
+        )
+        return models.PageOf[models.LicenceOut](items=page.rows, next=page.next)  # type: ignore[arg-type]
 
     @api.get("/accounts/{account}", tags=["accounts"], responses=_MISSING)
     async def account(account: str) -> models.AccountOut:

@@ -21,6 +21,7 @@ from penstock.chain._codec import ERC20, checksum, interface
 from penstock.chain._events import MONEY_EVENTS, event_of
 from penstock.deployments import Deployment
 from penstock.errors import NotFound
+from penstock.licences import Status as LicenceStatus
 from penstock.types import NATIVE, Address, Place, StreamId, unhex
 
 Row = Mapping[str, Any]
@@ -123,7 +124,7 @@ def _against_books(report: Report, content: _Content, books: Books) -> None:
 class _Compare:
     """Holds a view's answer against what the store has in its place."""
 
-    def __init__(self, kind: str, what: str, mine: object, read: Any = lambda answer: answer) -> None:
+    def __init__(self, kind: str, what: object, mine: object, read: Any = lambda answer: answer) -> None:
         self._kind, self._what, self._mine, self._read = kind, what, mine, read
 
     def __call__(self, report: Report, answer: Any) -> None:
@@ -166,6 +167,18 @@ def _views(content: _Content, deployment: Deployment) -> Iterator[tuple[ViewCall
         terms = tuple(row[name] for name in _TERMS)
         said = (row["provider"].lower(), row["active"], row["created_at"], row["number"], terms)
         yield ask("Registry", "offer", unhex(row["id"])), _Compare("offers", row["id"], said, _offer)
+    yield ask("Catalogue", "product_count"), _Compare("products", "count", len(content.rows(schema.products)))
+    yield ask("License", "total_supply"), _Compare("licences", "count", len(content.rows(schema.licences)))
+    for row in content.rows(schema.products):
+        prices = [row["personal"], row["commercial"], row["enterprise"]]
+        parts = [(part["product"], part["share"]) for part in json.loads(row["parts"])]
+        listed = (row["publisher"], row["active"], row["created_at"], row["releases"], prices, row["name"], parts)
+        yield ask("Catalogue", "product", row["id"]), _Compare("products", row["id"], listed, _product)
+        rating = (row["reviews"], row["weight"], row["stars"])
+        yield ask("License", "rating", row["id"]), _Compare("products", f"{row['id']} rating", rating)
+    for row in content.rows(schema.licences):
+        held = tuple(row[name] for name in _LICENCE)
+        yield ask("License", "licence", row["id"]), _Compare("licences", row["id"], held, _licence)
     for row in content.rows(schema.challenges):
         is_open = _Compare("challenges", row["id"], row["status"] == "open", lambda answer: answer[2])
         yield ask("Slashing", "challenge", unhex(row["id"])), is_open
@@ -176,6 +189,27 @@ _TERMS = (
     *("model", "token", "rate", "prompt_price", "completion_price", "slots", "context_length", "max_ttft_ms"),
     *("quantization", "region"),
 )
+
+
+_LICENCE = (
+    *("licensee", "product", "release", "tier", "status", "bought_at", "expires_at", "bought", "used", "paid"),
+    *("reviewed", "refundable_until"),
+)
+
+
+def _product(answer: Any) -> tuple[object, ...]:
+    publisher, active, created_at, releases, _, _, prices, listing = answer
+    name, parts = listing[0], listing[8]
+    return checksum(publisher), active, created_at, releases, list(prices), name, [tuple(part) for part in parts]
+
+
+def _licence(answer: Any) -> tuple[object, ...]:
+    licensee, product, release, tier, status, bought_at, expires_at, bought, used, paid, reviewed, _, _, until = answer
+    words = LicenceStatus(status).name.lower()
+    return (
+        *(checksum(licensee), product, release, tier, words, bought_at, expires_at, bought, used, paid),
+        *(reviewed, until),
+    )
 
 
 def _provider(answer: Any) -> tuple[object, ...]:

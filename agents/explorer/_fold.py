@@ -11,6 +11,8 @@ from typing import Any
 
 from agents.explorer import _schema as schema
 from agents.explorer._decode import Logged, Values
+from agents.explorer._fold_licences import RULES as LICENCE_RULES
+from agents.explorer._fold_licences import LicenceFold
 from agents.explorer._rows import Row, Rows
 from penstock.accrual import flow
 from penstock.faults import BURNED
@@ -19,22 +21,26 @@ from penstock.types import NATIVE, ZERO_ADDRESS, Address
 HOUR = 3600
 
 
+_NUMBERED = {"license": "licence", "token_id": "licence", "product": "product"}
 _SUBJECTS = ("id", "offer_id", "provider", "account", "payee", "guardian", "token", "commitment")
 
 
 def subject(event: Logged) -> str:
-    """The id or account that an event is about."""
+    """The id or account that an event is about; products and licences, which have numbers, as `licence 7`."""
+    for name, words in _NUMBERED.items():
+        if name in event.values:
+            return f"{words} {event.values[name]}"
     for name in _SUBJECTS:
         if name in event.values:
             return str(event.values[name])
     return event.contract
 
 
-class Fold:
+class Fold(LicenceFold):
     """Applies events in the order of the chain."""
 
     def __init__(self, rows: Rows, stake_asset: Address) -> None:
-        self._rows = rows
+        super().__init__(rows)
         self._stake_asset = stake_asset
 
     def apply(self, event: Logged) -> None:
@@ -368,6 +374,7 @@ def _hour_of(moment: int) -> int:
 _RULES: dict[tuple[str, str], Callable[[Any, Logged, Values], None]] = {
     ("StreamPay", "Deposited"): Fold._deposited,
     ("StreamPay", "VaultWithdrawn"): Fold._vault_withdrawn,
+    ("StreamPay", "VaultSpent"): Fold._vault_withdrawn,
     ("StreamPay", "KeeperPaid"): Fold._keeper_paid,
     ("StreamPay", "Opened"): Fold._opened,
     ("StreamPay", "ToppedUp"): Fold._topped_up,
@@ -398,4 +405,5 @@ _RULES: dict[tuple[str, str], Callable[[Any, Logged, Values], None]] = {
     ("Slashing", "ChallengeAnswered"): Fold._challenge_answered,
     ("Slashing", "ChallengeResolved"): Fold._challenge_resolved,
     ("Slashing", "CreditWithdrawn"): Fold._credit_withdrawn,
+    **LICENCE_RULES,
 }

@@ -239,6 +239,57 @@ class TradeOut(_Out):
     highest: Amount
 
 
+class PartOut(_Out):
+    product: int
+    share: int
+    """Basis points."""
+
+
+class ProductOut(_Out):
+    id: int
+    publisher: str
+    name: str
+    item: int
+    category: int
+    kind: int
+    token: str
+    unit: int
+    refund_window: int
+    revocable: bool
+    parts: list[PartOut]
+    active: bool
+    created_at: int
+    releases: int
+    version: str
+    terms_uri: str
+    docs_uri: str
+    personal: Amount
+    commercial: Amount
+    enterprise: Amount
+    sold: int
+    earned: Amount
+    reviews: int
+    rating: float | None
+
+
+class LicenceOut(_Out):
+    id: int
+    product: int
+    name: str
+    token: str
+    licensee: str
+    release: int
+    tier: int
+    status: str
+    bought_at: int
+    expires_at: int
+    bought: Amount
+    used: Amount
+    paid: Amount
+    reviewed: bool
+    refundable_until: int
+
+
 class BalanceOut(_Out):
     contract: str
     token: str

@@ -27,6 +27,7 @@ from agents.explorer._show import FAULTS, SERVICES, Point, Show, bars, line, mom
 from agents.explorer._store import Store
 from penstock.deployments import Deployment
 from penstock.errors import ConfigError
+from penstock.licences import Item, Kind, Tier
 from penstock.networks import by_chain_id
 from penstock.types import NATIVE, address
 from penstock.units import parse_amount, parse_rate
@@ -37,11 +38,13 @@ PAGES = (
     ("/offers", "Offers"),
     ("/providers", "Providers"),
     ("/streams", "Streams"),
+    ("/products", "Products"),
     ("/faults", "Faults"),
     ("/account", "Account"),
     ("/chat", "Chat"),
 )
 _DAY = queries.DAY
+_KINDS = {Kind.FREE: "free", Kind.PERPETUAL: "for ever", Kind.SUBSCRIPTION: "by the period", Kind.USAGE: "by use"}
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,9 @@ class Pages:
             host=_host,
             words=_words,
             fault=lambda kind: FAULTS.get(kind, f"kind {kind}"),
+            item=lambda item: Item(item).name.lower(),
+            kind=lambda kind: _KINDS[kind],
+            tier=lambda tier: Tier(tier).name.lower(),
             service=lambda bits: ", ".join(name for bit, name in SERVICES.items() if bits & bit) or "–",
             iso=lambda seconds: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds)),
         )
@@ -298,6 +304,31 @@ class Pages:
 
         return await self.render(request, "faults.html", look, title="Faults")
 
+    async def products(self, request: Request) -> HTMLResponse:
+        asked = request.query_params
+
+        def look(c: Connection) -> dict[str, Any]:
+            page = queries.products(c, search=asked.get("q", "")[:96], after=_cursor(asked.get("after")))
+            return {"page": page, "next": f"/products?after={page.next}" if page.next else None}
+
+        return await self.render(request, "products.html", look, title="Products")
+
+    async def product(self, request: Request, product: str) -> Response:
+        number = int(product) if product.isdecimal() and len(product) < 16 else 0
+
+        def look(c: Connection) -> dict[str, Any]:
+            row = queries.product(c, number)
+            if row is None:
+                return {}
+            parts = [(queries.product(c, part["product"]), part["share"]) for part in row["parts"]]
+            sold = queries.licences(c, product=number, limit=30).rows
+            return {"r": row, "parts": parts, "licences": sold, "events": queries.timeline(c, f"product {number}")}
+
+        found = await self._store.read(look)
+        if not found:
+            return await self.missing(request, "product of this number")
+        return await self.render(request, "product.html", lambda c: found, title=found["r"]["name"])
+
     async def account(self, request: Request, account: str = "") -> Response:
         typed = account or request.query_params.get("address", "").strip()
         found, now = _address(typed), self.now()
@@ -319,6 +350,8 @@ class Pages:
                 "credits": {b["token"]: b["amount"] for b in row["balances"] if b["contract"] == "Slashing"},
                 "paying": measured(SessionFilter(payer=found)),
                 "earning": measured(SessionFilter(payee=found)),
+                "licences": queries.licences(c, licensee=found).rows,
+                "products": queries.products(c, publisher=found, active=None).rows,
                 "paying_channels": queries.channels(c, SessionFilter(payer=found)).rows,
             }
 
@@ -362,6 +395,8 @@ class Pages:
             ("/streams", self.streams),
             ("/streams/{stream}", self.stream),
             ("/channels/{channel}", self.channel),
+            ("/products", self.products),
+            ("/products/{product}", self.product),
             ("/events", self.events),
             ("/faults", self.faults),
             ("/account", self.account),

@@ -263,5 +263,59 @@ trades = Table(
 )
 """Rates at which streams were opened, by hour: their count, sum, lowest and highest."""
 
-DERIVED = (providers, offers, streams, channels, balances, faults, challenges, hours, trades)
+products = Table(
+    "products",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("publisher", String, nullable=False, index=True),
+    Column("name", String, nullable=False),
+    Column("item", Integer, nullable=False),
+    Column("category", Integer, nullable=False),
+    Column("kind", Integer, nullable=False),
+    Column("token", String, nullable=False),
+    Column("unit", BigInteger, nullable=False),
+    Column("refund_window", BigInteger, nullable=False),
+    Column("revocable", Boolean, nullable=False),
+    Column("parts", Text, nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("releases", Integer, nullable=False),
+    Column("version", Amount, nullable=False),
+    Column("terms_uri", String, nullable=False),
+    Column("docs_uri", String, nullable=False),
+    Column("personal", Amount, nullable=False),
+    Column("commercial", Amount, nullable=False),
+    Column("enterprise", Amount, nullable=False),
+    Column("sold", Integer, nullable=False),
+    Column("earned", Amount, nullable=False),
+    Column("reviews", Integer, nullable=False),
+    Column("stars", Amount, nullable=False),
+    Column("weight", Amount, nullable=False),
+)
+"""`parts`: of a composite, as JSON. `earned`: what its licences brought in all, shares and treasury included.
+`stars`: times what each reviewer paid; divided by `weight`, the weighted mean."""
+
+licences = Table(
+    "licences",
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("product", BigInteger, nullable=False, index=True),
+    Column("licensee", String, nullable=False, index=True),
+    Column("release", Integer, nullable=False),
+    Column("tier", Integer, nullable=False),
+    Column("status", String, nullable=False),
+    Column("bought_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("bought", Amount, nullable=False),
+    Column("used", Amount, nullable=False),
+    Column("paid", Amount, nullable=False),
+    Column("reviewed", Boolean, nullable=False),
+    Column("refundable_until", BigInteger, nullable=False),
+)
+"""`status`: pending, completed, refunded or revoked."""
+
+DERIVED = (
+    *(providers, offers, streams, channels, balances, faults, challenges, hours, trades),
+    *(products, licences),
+)
 """What is folded from `events`, and follows a reorganisation by `undo`."""

@@ -27,6 +27,8 @@ from penstock.errors import ConfigError, NodeUnavailable, PenstockError
 from penstock.types import Token, address
 
 T = TypeVar("T")
+_READERS = 5
+"""Queries at the same time."""
 
 
 class StoreUnavailable(PenstockError):
@@ -67,6 +69,7 @@ class Store:
         """After which block the rows at hand are true; None: they are not."""
         self._fold = Fold(self._rows, address(deployment.contracts["Staking"].arguments["asset"]))
         self._thread = ThreadPoolExecutor(1, "explorer-store")
+        self._readers = ThreadPoolExecutor(_READERS, "explorer-read")
 
     @classmethod
     def open(cls, url: str, deployment: Deployment) -> Self:
@@ -81,6 +84,7 @@ class Store:
 
     def close(self) -> None:
         self._thread.shutdown()
+        self._readers.shutdown()  # waits for queries whose askers have gone, so that no connection is left behind
         self._writer.dispose()
         self._reader.dispose()
 
@@ -96,7 +100,7 @@ class Store:
             except SQLAlchemyError as error:
                 raise _unavailable(error) from error
 
-        return await asyncio.to_thread(run)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, run)
 
     async def tip(self) -> Tip | None:
         return await self.read(tip_of)

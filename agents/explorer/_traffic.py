@@ -20,8 +20,21 @@ from eth_utils.crypto import keccak
 from penstock.chain._rpc import JsonRpc
 from penstock.chain.web3 import Web3Chain
 from penstock.errors import Reverted
-from penstock.faults import Fault, Kind
+from penstock.faults import Fault
+from penstock.faults import Kind as FaultKind
 from penstock.keys import LocalAccount, well_known_account
+from penstock.licences import (
+    WEEK,
+    Category,
+    Item,
+    Kind,
+    Listing,
+    Part,
+    Product,
+    Release,
+    Tier,
+    Version,
+)
 from penstock.reporting import bring
 from penstock.types import NATIVE, Address, Offer, OfferId, Service, StreamKey, Terms, Voucher, hex32
 from penstock.units import parse_amount, parse_rate
@@ -137,6 +150,7 @@ class Traffic:
         self._keeper = self._account()
         self._live = False
         self._now = 0
+        self._products: list[Product] = []
 
     def _account(self) -> LocalAccount:
         return LocalAccount(self._random.randbytes(32))
@@ -218,6 +232,9 @@ class Traffic:
         self._at(begin + int(0.45 * seconds), self._save)
         self._at(begin + int(0.6 * seconds), self._cheat)
         self._at(begin + int(0.8 * seconds), self._cash_in)
+        self._at(begin + seconds // 20, self._publish)
+        for part in (0.12, 0.2, 0.33, 0.4, 0.52, 0.63, 0.78, 0.86):
+            self._at(begin + int(part * seconds), self._license)
         done = 0
         while self._agenda and self._agenda[0][0] <= ends:
             moment, _, act = heapq.heappop(self._agenda)
@@ -371,9 +388,43 @@ class Traffic:
         )
         both = (told, replace(told, completion_tokens=90, output_hash=output_hash(range(90))))
         signed = tuple(one.sign(domain, provider.account) for one in both)
-        await bring(self._chain, victim, Fault(Kind.EQUIVOCATION, signed, key, offer, domain))
+        await bring(self._chain, victim, Fault(FaultKind.EQUIVOCATION, signed, key, offer, domain))
         await self._chain.cancel(victim, key, to=victim.address)
         self._say(f"{provider.shop.host} signed two receipts for one answer, and is slashed")
+
+    async def _publish(self) -> None:
+        """Two people list what they have made, the second a kit with the first's work in it."""
+        first, second = self._consumers[0], self._consumers[1]
+        listing = Listing("Invoice reader", Item.SKILL, Category.AUTOMATION, Kind.PERPETUAL, NATIVE, refund_window=600)
+        release = Release(
+            Version(1, 2, 0), terms_uri="https://invoices.example/terms", docs_uri="https://invoices.example"
+        )
+        await self._chain.publish(first, listing, (COIN // 50, COIN // 20, 0), release)
+        reader = (await self._chain.products_of(first.address))[-1]
+        parts = [Part(reader.id, 4_000)]
+        analysis = Category.ANALYSIS
+        kit = Listing("Bookkeeping kit", Item.SKILL, analysis, Kind.SUBSCRIPTION, NATIVE, unit=WEEK, parts=parts)
+        await self._chain.publish(second, kit, (COIN // 40, COIN // 10, COIN // 4), Release(Version(0, 9, 1)))
+        listing = Listing("Street names of Europe", Item.DATA, Category.UTILITY, Kind.USAGE, NATIVE, unit=1_000)
+        await self._chain.publish(first, listing, (COIN // 100, 0, 0), Release(Version(2, 0, 0)))
+        self._products = [*await self._chain.products_of(first.address), *await self._chain.products_of(second.address)]
+
+    async def _license(self) -> None:
+        """Somebody buys a licence; some renew, give back or review it."""
+        draw = self._random
+        buyer, product = draw.choice(self._consumers[2:] or self._consumers), draw.choice(self._products)
+        price = product.prices[0]
+        await self._chain.buy_licence(buyer, product.id, release=1, tier=Tier.PERSONAL, max_cost=price, value=price)
+        licence = (await self._chain.licences_of(buyer.address))[-1]
+        if product.listing.refund_window:
+            if draw.random() < 0.3:
+                await self._chain.refund_licence(buyer, licence.id)
+                return
+            await self._chain.complete_licence(buyer, licence.id)
+        elif draw.random() < 0.5:
+            await self._chain.renew_licence(buyer, licence.id, quantity=1, max_cost=price, value=price)
+        if draw.random() < 0.7:
+            await self._chain.review(buyer, licence.id, stars=draw.randint(3, 5))
 
     async def _cash_in(self) -> None:
         """Providers take out what the vault owes them."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
-import shutil
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -21,11 +18,9 @@ from penstock.chain.web3 import Web3Chain
 from penstock.deployments import Deployment
 from tests.deployed import Deployed, deployed
 from tests.harness import Node
+from tests.postgres import Cluster, postgres
 
-__all__ = ["deployed"]
-
-POSTGRES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-"""Where Debian keeps it, off PATH."""
+__all__ = ["deployed", "postgres"]
 
 
 class Rig:
@@ -48,53 +43,15 @@ class Rig:
         return Indexer(self.feed, self.chain, store, first_block=first, **options)
 
 
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL of this run's own, in a temporary folder, on a socket: its URL, to be given a database's name."""
-    found = str(POSTGRES[-1]) if POSTGRES else shutil.which("initdb")
-    if found is None:
-        assert os.environ.get("CI") != "true", "CI must test on PostgreSQL: apt-get install postgresql"
-        pytest.skip("PostgreSQL is not installed here: its half of the explorer's tests is left out")
-    folder = Path(f"/tmp/penstock-postgres-{secrets.token_hex(4)}")  # a socket's path may not be long
-    folder.mkdir(mode=0o755)
-    as_user: list[str] = []
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        shutil.chown(folder, "nobody", "nogroup")
-        as_user = ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]
-    data, programs = folder / "data", Path(found).parent
-    try:
-        quick = ["-c", "fsync=off", "-c", "full_page_writes=off", "-c", f"unix_socket_directories={folder}"]
-        initdb = [found, "-D", str(data), "-U", "penstock", "-A", "trust", "-N", "--locale=C", "-E", "UTF8"]
-        subprocess.run([*as_user, *initdb], check=True, capture_output=True, cwd=folder)
-        command = [str(programs / "postgres"), "-D", str(data), "-c", "listen_addresses=", *quick]
-        with (folder / "log").open("wb") as log:
-            server = subprocess.Popen([*as_user, *command], stdout=log, stderr=log, cwd=folder)
-        try:
-            ready = [str(programs / "pg_isready"), "-h", str(folder), "-t", "30"]
-            for _ in range(300):
-                if subprocess.run(ready, capture_output=True).returncode == 0:
-                    break
-                assert server.poll() is None, (folder / "log").read_text()
-            yield f"postgresql://penstock@/NAME?host={folder}"
-        finally:
-            server.terminate()
-            server.wait(timeout=30)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database's URL, as `--db` takes it: every test that uses it runs on both."""
     if request.param == "sqlite":
         return str(tmp_path / "explorer.db")
-    url: str = request.getfixturevalue("postgres")
-    import psycopg
-
+    cluster: Cluster = request.getfixturevalue("postgres")
     name = f"test_{secrets.token_hex(6)}"
-    with psycopg.connect(url.replace("NAME", "postgres"), autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return url.replace("NAME", name)
+    cluster.sql(f"CREATE DATABASE {name}")
+    return cluster.url(name)
 
 
 @pytest.fixture(scope="session")
