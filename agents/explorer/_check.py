@@ -179,6 +179,8 @@ def _views(content: _Content, deployment: Deployment) -> Iterator[tuple[ViewCall
     for row in content.rows(schema.licences):
         held = tuple(row[name] for name in _LICENCE)
         yield ask("License", "licence", row["id"]), _Compare("licences", row["id"], held, _licence)
+    for row in content.rows(schema.wallets):
+        yield ask("AgentWalletFactory", "is_wallet", row["id"]), _Compare("wallets", row["id"], True)
     for row in content.rows(schema.challenges):
         is_open = _Compare("challenges", row["id"], row["status"] == "open", lambda answer: answer[2])
         yield ask("Slashing", "challenge", unhex(row["id"])), is_open

@@ -22,7 +22,7 @@ HOUR = 3600
 
 
 _NUMBERED = {"license": "licence", "token_id": "licence", "product": "product"}
-_SUBJECTS = ("id", "offer_id", "provider", "account", "payee", "guardian", "token", "commitment")
+_SUBJECTS = ("id", "wallet", "offer_id", "provider", "account", "payee", "guardian", "token", "commitment")
 
 
 def subject(event: Logged) -> str:
@@ -272,6 +272,12 @@ class Fold(LicenceFold):
             offer["active"] = v["active"]
             self._rows.edit(schema.providers, v["provider"])["active_offers"] += 1 if v["active"] else -1
 
+    # --- agents' wallets ---
+
+    def _wallet_created(self, event: Logged, v: Values) -> None:
+        made = {"id": v["wallet"], "owner": v["owner"], "guardian": v["guardian"], "created_at": event.timestamp}
+        self._rows.put(schema.wallets, made, fresh=True)
+
     # --- Staking ---
 
     def _staked(self, _: Logged, v: Values) -> None:
@@ -393,6 +399,7 @@ _RULES: dict[tuple[str, str], Callable[[Any, Logged, Values], None]] = {
     ("Registry", "OwnershipTransferred"): Fold._provider_changed,
     ("Registry", "OfferCreated"): Fold._offer_created,
     ("Registry", "OfferActiveChanged"): Fold._offer_active_changed,
+    ("AgentWalletFactory", "Created"): Fold._wallet_created,
     ("Staking", "Staked"): Fold._staked,
     ("Staking", "UnbondRequested"): Fold._unbond_requested,
     ("Staking", "UnbondCancelled"): Fold._unbond_cancelled,

@@ -296,11 +296,22 @@ class BalanceOut(_Out):
     amount: Amount
 
 
+class WalletOut(_Out):
+    id: str
+    owner: str
+    guardian: str
+    created_at: int
+
+
 class AccountOut(_Out):
     address: str
     balances: list[BalanceOut]
     spent: dict[str, Amount]
     provider: ProviderDetail | None
+    wallet: WalletOut | None
+    """If it is an agent's wallet."""
+    wallets: list[WalletOut]
+    """That were made for it."""
 
 
 class Hit(_Out):

@@ -543,6 +543,11 @@ def account(connection: Connection, address: str) -> Row:
         "balances": held,
         "spent": {token: amount for token, amount in spent.items() if amount},
         "provider": provider(connection, address),
+        "wallet": _row(connection, select(schema.wallets).where(schema.wallets.c.id == address)),
+        "wallets": _rows(
+            connection,
+            select(schema.wallets).where(schema.wallets.c.owner == address).order_by(schema.wallets.c.created_at),
+        ),
     }
 
 

@@ -314,8 +314,18 @@ licences = Table(
 )
 """`status`: pending, completed, refunded or revoked."""
 
+wallets = Table(
+    "wallets",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("owner", String, nullable=False, index=True),
+    Column("guardian", String, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+"""Agents' wallets, as their factory made them: the owner may have changed since."""
+
 DERIVED = (
     *(providers, offers, streams, channels, balances, faults, challenges, hours, trades),
-    *(products, licences),
+    *(products, licences, wallets),
 )
 """What is folded from `events`, and follows a reorganisation by `undo`."""

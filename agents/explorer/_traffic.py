@@ -38,6 +38,7 @@ from penstock.licences import (
 from penstock.reporting import bring
 from penstock.types import NATIVE, Address, Offer, OfferId, Service, StreamKey, Terms, Voucher, hex32
 from penstock.units import parse_amount, parse_rate
+from penstock.wallets import Beginning
 from penstock.wire.eip712 import voucher_digest
 from penstock.wire.receipts import NOTHING, Receipt, output_hash, request_hash
 
@@ -393,7 +394,7 @@ class Traffic:
         self._say(f"{provider.shop.host} signed two receipts for one answer, and is slashed")
 
     async def _publish(self) -> None:
-        """Two people list what they have made, the second a kit with the first's work in it."""
+        """Two people list what they have made, the second a kit with the first's work in it; one makes a wallet."""
         first, second = self._consumers[0], self._consumers[1]
         listing = Listing("Invoice reader", Item.SKILL, Category.AUTOMATION, Kind.PERPETUAL, NATIVE, refund_window=600)
         release = Release(
@@ -407,6 +408,7 @@ class Traffic:
         await self._chain.publish(second, kit, (COIN // 40, COIN // 10, COIN // 4), Release(Version(0, 9, 1)))
         listing = Listing("Street names of Europe", Item.DATA, Category.UTILITY, Kind.USAGE, NATIVE, unit=1_000)
         await self._chain.publish(first, listing, (COIN // 100, 0, 0), Release(Version(2, 0, 0)))
+        await self._chain.create_wallet(first, Beginning(first.address, second.address))
         self._products = [*await self._chain.products_of(first.address), *await self._chain.products_of(second.address)]
 
     async def _license(self) -> None:
