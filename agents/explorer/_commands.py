@@ -97,6 +97,7 @@ async def _serve(context: Context, parts: Parts, options: Options) -> None:
     with _listening(options.host, options.port) as listener:
         indexer = _indexer(parts, confirmations=options.confirmations, poll=options.poll)
         await indexer.sync(_progress())
+        listener.listen(128)  # who reads the line that follows may ask at once
         port = listener.getsockname()[1]
         shown = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host
         url = f"http://{shown}:{port}"
