@@ -13,8 +13,10 @@ import typer
 from typer.core import TyperGroup
 
 from agents.chat.cli import chat
+from agents.explorer.cli import explorer, top
 from agents.gateway.cli import serve
 from agents.records.cli import budgets, history, sessions
+from agents.skills.cli import app as skills
 from agents.wallet import app as wallet
 
 if TYPE_CHECKING:
@@ -106,7 +108,10 @@ keeper = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Settle w
 app.add_typer(keeper, name="keeper")
 receipts = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 app.add_typer(receipts, name="receipts")
+app.add_typer(skills, name="skill")
 app.add_typer(wallet, name="wallet")
+app.add_typer(explorer, name="explorer")
+app.command()(top)
 
 
 def _version(wanted: bool) -> None:

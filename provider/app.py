@@ -29,6 +29,7 @@ from penstock.wire.sessions import (
     StreamKeyBody,
     VoucherRequest,
 )
+from penstock.wire.skills import SKILLS_PATH
 from provider.accounts import Accounts
 from provider.admission import Admission, Refusal, hash_token
 from provider.asgi import App, ClientLeft, Message, Receive, Scope, Send, header, read_body, send_error
@@ -43,6 +44,8 @@ from provider.projection import Clock, Projection
 from provider.receipts import Receipts
 from provider.sessions import Sessions
 from provider.settings import Settings
+from provider.skills.app import add_routes
+from provider.skills.licensing import Licensing
 from provider.store import DRAIN, Store, Usage
 
 log = structlog.get_logger("provider")
@@ -76,10 +79,13 @@ class Provider:
         chain_store: Store | None = None,
         peer_url: str = "",
         lost: Callable[[], None] = lambda: None,
+        licensing: Licensing | None = None,
     ) -> None:
         """`signer`: whose key signs receipts; None: the account's. `slashing`: for the contract that judges them; None:
         there is none, and none are signed. Where other gateways use `store`, too: `chain_store` is for what this one
-        has read of the chain, `peer_url` where the others reach it, and `lost` is called when it may serve no more."""
+        has read of the chain, `peer_url` where the others reach it, and `lost` is called when it may serve no more.
+        `licensing`: None where nothing here has to do with licences."""
+        self.licensing = licensing
         self.settings, self.chain, self.engines, self.store, self.seller = settings, chain, engines, store, seller
         self.projection = Projection(
             chain,
@@ -107,6 +113,7 @@ class Provider:
         )
         self.sessions = Sessions(settings, chain, store, seller, self.projection, self.admission, self.accounts, clock)
         self.sessions.slashing = slashing.contract if slashing else None
+        self.sessions.licensing = licensing
         self._lost = lost
         cluster = None
         if store.shared:
@@ -154,6 +161,8 @@ class Provider:
             await self.accounts.load()
         else:
             await self.cluster.start()
+        if self.licensing is not None:
+            await self.licensing.start()
         await self._heed()
         every = self.settings.payout_seconds
         self._tasks = [
@@ -203,6 +212,8 @@ class Provider:
             with suppress(asyncio.CancelledError):
                 await task
         await self.gateway.stop()
+        if self.licensing is not None:
+            await self.licensing.stop()
         await self._flush()
         if self.cluster is not None:
             with suppress(SQLAlchemyError):
@@ -265,6 +276,7 @@ def create_app(
     chain_store: Store | None = None,
     peer_url: str = "",
     lost: Callable[[], None] = lambda: None,
+    licensing: Licensing | None = None,
 ) -> ProviderApp:
     """An ASGI application. It starts and stops what runs behind it in its lifespan; chain, engines and store are the
     caller's to open and close. The rest as `Provider` takes them."""
@@ -277,6 +289,7 @@ def create_app(
         seller=seller,
         signer=signer,
         slashing=slashing,
+        licensing=licensing,
         chain_store=chain_store,
         peer_url=peer_url,
         lost=lost,
@@ -445,9 +458,13 @@ def _routes(provider: Provider) -> FastAPI:
             )
         return _json(200, {"object": "list", "data": list(listed.values())})
 
+    if provider.licensing is not None and provider.licensing.service.served:
+        add_routes(app, provider.licensing.service)
+
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
-        shown = sessions.payment_required(error, request.url.path) if error.status == 402 else error
+        by_stream = error.status == 402 and not request.url.path.startswith(SKILLS_PATH)
+        shown = sessions.payment_required(error, request.url.path) if by_stream else error
         return _json(shown.status, shown.body, shown.headers)
 
     async def unknown(request: Request, error: Exception) -> Response:

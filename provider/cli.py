@@ -13,6 +13,7 @@ import typer
 
 from penstock.errors import PenstockError
 from provider import operations
+from provider.skills.commands import skills
 
 if TYPE_CHECKING:
     from penstock.types import Address, ChannelEvent, StreamEvent, StreamId
@@ -44,6 +45,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON value a line on std
 
 
 operations.add_to(cli)
+cli.command()(skills)
 
 
 def main() -> None:
@@ -136,18 +138,31 @@ def start(
         int | None, typer.Option(help="Seconds that a stream has, if the provider pays the gas to open it.")
     ] = None,
     payout_seconds: Annotated[float | None, typer.Option(help="Time between two withdrawals.")] = None,
+    skill: Annotated[list[int] | None, typer.Option(help="Execute this product of yours, too; repeatable.")] = None,
+    require_licence: Annotated[
+        int | None, typer.Option(help="Product of which payers must hold a licence.", rich_help_panel=_GOODS)
+    ] = None,
+    model_licence: Annotated[
+        int | None, typer.Option(help="Product under whose licence the model is served.", rich_help_panel=_GOODS)
+    ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     log_json: Annotated[bool | None, typer.Option("--log-json", help="Logs as JSON lines.")] = None,
     json: Json = False,
 ) -> None:
     """Register, stake, list the offers, and serve until told to stop."""
-    lists = {"offer": "offers", "engine_url": "engine_urls", "engine_model": "engine_models", "vllm_arg": "vllm_args"}
+    lists = {
+        "offer": "offers",
+        "skill": "skills",
+        "engine_url": "engine_urls",
+        "engine_model": "engine_models",
+        "vllm_arg": "vllm_args",
+    }
     given = {name: value for name, value in locals().items() if name not in ("config", "json", "lists")}
     from provider.settings import load
 
     several = {lists.get(name, name): tuple(value) for name, value in given.items() if isinstance(value, list)}
     settings = load({name: value for name, value in given.items() if name not in lists} | several, config)
-    _configure_log(settings)
+    configure_log(settings)
     from provider.service import Serving, serve
 
     def ready(serving: Serving) -> None:
@@ -223,7 +238,7 @@ def withdraw(
 ) -> None:
     """Take out all that is due now, whatever the gas. A provider that runs does it by itself on a schedule."""
     settings = _settings(config, network=network, rpc_url=rpc_url, deployment=deployment, account=account)
-    _configure_log(settings)
+    configure_log(settings)
     _run(_with_chain(settings, lambda c: _withdraw(c, settings, json)))
 
 
@@ -450,7 +465,7 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
     uvloop.run(work)
 
 
-def _configure_log(settings: Settings) -> None:
+def configure_log(settings: Settings) -> None:
     import logging
 
     import structlog

@@ -127,6 +127,7 @@ class Gateway:
             raise ApiError(402, "payment_required", "open a stream and a session, and send its token: see `accepts`")
         session = self._admission.session(authorization)
         self._admission.require(session)
+        self._sessions.require_licence(session)
         raw = await read_body(scope, receive, self._settings.max_body)
         terms = self._seller.offers[session.offer_id].terms
         bill = self._accounts.bill(session, prompt_bound(raw, terms.context_length))

@@ -122,7 +122,7 @@ async def enter(
     """Register, stake what covers the offers' slots, and list, whatever is not so yet. Active offers that are no
     longer wanted are taken off the market; where none is wanted the listed ones stay. InsufficientFunds where the
     account cannot pay the stake."""
-    provider = await _register(chain, account, settings, endpoint, signer, say)
+    provider = await register(chain, account, settings, endpoint, signer, say)
     for offer in await chain.offers_of(provider.id):
         if wanted and offer.active and offer.terms not in wanted:
             await chain.set_offer_active(account, offer.id, False)
@@ -152,17 +152,22 @@ async def read(chain: Chain, account: Account, provider: Address, first_block: i
     return seller
 
 
-async def _register(
-    chain: Chain, account: Account, settings: Settings, endpoint: str, signer: Address | None, say: Say
+async def register(
+    chain: Chain,
+    account: Account,
+    settings: Settings,
+    endpoint: str,
+    signer: Address | None,
+    say: Say,
+    service: Service = Service.INFERENCE,
 ) -> Provider:
+    """In the registry, with this endpoint. ConfigError where it is registered as something else."""
     me = account.address
     try:
         provider = await chain.provider(me)
     except NotFound:
         payee = _address_setting(settings.payee, "payee") if settings.payee else me
-        receipt = await chain.register(
-            account, payee=payee, signer=signer or me, service=Service.INFERENCE, endpoint=endpoint
-        )
+        receipt = await chain.register(account, payee=payee, signer=signer or me, service=service, endpoint=endpoint)
         _said(say, receipt, f"registered {me}")
         return await chain.provider(me)
     if provider.owner != me:

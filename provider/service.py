@@ -7,7 +7,7 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from penstock.keys import load_account
 from penstock.networks import network
 from penstock.types import Address
 from provider import market
-from provider.app import ProviderApp, create_app
+from provider.app import create_app
+from provider.asgi import App
 from provider.engines import Engine, Fleet
 from provider.engines.embedded import EmbeddedEngine
 from provider.engines.upstream import UpstreamEngine
@@ -29,6 +30,7 @@ from provider.engines.vllm import VllmEngine
 from provider.market import Say
 from provider.receipts import domain_of
 from provider.settings import BUNDLED_MODEL, Settings, named
+from provider.skills.licensing import open_licensing
 from provider.store import Store, is_url
 
 _LEAVE_SECONDS = 2
@@ -158,7 +160,7 @@ class Serving:
 async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None]) -> None:
     """Go on the market and stay there until SIGTERM or SIGINT, then settle."""
     with listen(settings.host, settings.port) as listener:
-        endpoint = settings.public_url or _endpoint(settings, listener, "--public-url consumers")
+        endpoint = endpoint_of(settings, listener)
         async with contextlib.AsyncExitStack() as stack:
             connection = await stack.enter_async_context(connect(settings))
             chain, account, deployment = connection.chain, connection.account, connection.deployment
@@ -167,6 +169,20 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
             signer = load_account(settings.signer, deployment.chain_id) if settings.signer else account
             slashing = domain_of(deployment)
             wanted = await market.terms_of(settings, chain, deployment.tokens)
+            licensing = None
+            if settings.licensed:
+                opening = open_licensing(
+                    settings,
+                    chain,
+                    account,
+                    signer,
+                    account.address,
+                    endpoint,
+                    first_block=deployment.first_block,
+                    clock=time.time,
+                    products=settings.skills or None,
+                )
+                licensing = await stack.enter_async_context(opening)
             store = open_store(settings, chain, account.address)
             stack.push_async_callback(store.close)
             engines = make_engines(settings)
@@ -204,33 +220,50 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
                 chain_store=chain_store,
                 peer_url=peer_url,
                 lost=told.set,
+                licensing=licensing,
             )
-            server = Server(app)
-            with _signals(told.set):
-                serving = asyncio.create_task(server.serve([listener]))
-                try:
-                    up = asyncio.create_task(server.up.wait())
-                    await asyncio.wait({serving, up}, return_when=asyncio.FIRST_COMPLETED)
-                    up.cancel()
-                    if serving.done():
-                        serving.result()
-                        raise ConfigError("the server did not start: see the log above")
-                    active = tuple(offer.id for offer in seller.active)
-                    ready(Serving(endpoint, seller.provider.id, chain.chain_id, active))
-                    waiting = asyncio.create_task(told.wait())
-                    await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
-                    waiting.cancel()
-                    say("stopping: finishing what runs, settling what was earned")
-                    await app.provider.drain()
-                finally:
-                    server.should_exit = True
-                    await serving
+
+            async def leave() -> None:
+                say("stopping: finishing what runs, settling what was earned")
+                await app.provider.drain()
+
+            active = tuple(offer.id for offer in seller.active)
+            serving = Serving(endpoint, seller.provider.id, chain.chain_id, active)
+            await run_server(app, listener, told, lambda: ready(serving), leave)
+
+
+async def run_server(
+    app: App,
+    listener: socket.socket,
+    told: asyncio.Event,
+    ready: Callable[[], None],
+    leave: Callable[[], Awaitable[None]],
+) -> None:
+    """Serve until SIGTERM, SIGINT or `told`, or until the server fails. `leave` comes before connections are closed."""
+    server = Server(app)
+    with _signals(told.set):
+        serving = asyncio.create_task(server.serve([listener]))
+        try:
+            up = asyncio.create_task(server.up.wait())
+            await asyncio.wait({serving, up}, return_when=asyncio.FIRST_COMPLETED)
+            up.cancel()
+            if serving.done():
+                serving.result()
+                raise ConfigError("the server did not start: see the log above")
+            ready()
+            waiting = asyncio.create_task(told.wait())
+            await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            await leave()
+        finally:
+            server.should_exit = True
+            await serving
 
 
 class Server(uvicorn.Server):
     """Says when it accepts, and leaves signals to its owner."""
 
-    def __init__(self, app: ProviderApp) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -267,6 +300,11 @@ def listen(host: str, port: int) -> socket.socket:
         raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from None
     listener.setblocking(False)
     return listener
+
+
+def endpoint_of(settings: Settings, listener: socket.socket) -> str:
+    """Where consumers reach it. ConfigError where nobody could know."""
+    return settings.public_url or _endpoint(settings, listener, "--public-url consumers")
 
 
 def _endpoint(settings: Settings, listener: socket.socket, who: str) -> str:

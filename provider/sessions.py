@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -51,6 +51,7 @@ from provider.errors import ApiError
 from provider.market import Seller
 from provider.projection import LiveChannel, LiveStream, Projection
 from provider.settings import Settings
+from provider.skills.licensing import Gate, Licensing
 from provider.store import Closing, Replayed, Session, Store
 
 log = structlog.get_logger("provider.sessions")
@@ -78,6 +79,8 @@ class Sessions:
         self._projection, self._admission, self._accounts, self._clock = projection, admission, accounts, clock
         self.slashing: Address | None = None
         """The contract that judges receipts; None: there is none."""
+        self.licensing: Licensing | None = None
+        """Where offers need a licence, or the model does."""
         self.cluster: Cluster | None = None
         """The other gateways; None: there are none."""
         self._busy: set[str] = set()
@@ -87,6 +90,15 @@ class Sessions:
         self._closing_channels: set[StreamId] = set()
 
     # --- what is offered ---
+
+    @property
+    def _gate(self) -> Gate | None:
+        return self.licensing.gate if self.licensing else None
+
+    @property
+    def _gated_by(self) -> int:
+        """The product of which payers need a licence; 0: none."""
+        return self._gate.product.id if self._gate else 0
 
     def quotes(self) -> list[dict[str, Any]]:
         provider = self._seller.provider
@@ -99,6 +111,7 @@ class Sessions:
                 endpoint=provider.endpoint,
                 min_seconds=self._settings.quoted_seconds,
                 min_tokens=self._settings.min_relayed_tokens,
+                licence=self._gated_by,
             )
             for offer in self._seller.active
             if offer.terms.by_second or offer.terms.by_token
@@ -134,12 +147,14 @@ class Sessions:
                     context_length=offer.terms.context_length,
                     quantization=offer.terms.quantization,
                     region=offer.terms.region,
+                    licence=self._gated_by,
                 )
                 for offer in self._seller.active
             ],
             min_relayed_duration=self._settings.min_relayed_duration,
             # A payer without gas depends on us for the close, too.
             min_relayed_tokens=self._settings.min_relayed_tokens if self._seller.is_payee else 0,
+            model_product=(self.licensing.model_product if self.licensing else None) or 0,
         )
 
     # --- opening ---
@@ -178,6 +193,7 @@ class Sessions:
         if offer.terms.by_token != (locked is not None):
             message = "send `channel` where the offer has token prices, and only there"
             raise ApiError(400, "channel_mismatch", message)
+        gate = self._gate.session(key.payer, request.ticket) if self._gate else nullcontext()
         with self._once(grant.nonce):
             if await self._store.is_nonce_used(grant.nonce):
                 raise _replayed()
@@ -191,7 +207,7 @@ class Sessions:
                 stream, opened, channel_opened = None, ("", 0), ("", 0)
                 channel_order = locked[1] if locked is not None else None
                 payer = key.payer if ordered is not None or channel_order is not None else None
-                async with self._in_turn(payer):
+                async with gate, self._in_turn(payer):
                     await self._catch_up()
                     # Nothing is sent before all is seen to be good.
                     if locked is not None and channel_order is None:
@@ -212,6 +228,14 @@ class Sessions:
                 return await self._begin(offer, key.id, stream, grant, *opened, *channel_opened)
             finally:
                 self._admission.release(key.id)
+
+    def require_licence(self, session: Session) -> None:
+        """ApiError 402 where the offers need a licence that the payer has no longer."""
+        if self._gate is None:
+            return
+        live = self._projection.streams.get(session.stream_id) or self._projection.channels.get(session.stream_id)
+        if live is not None and not self._gate.by_units:
+            self._gate.require(live.key.payer)
 
     def _check_grant(self, grant: Grant, signature: bytes, signer: Address, audience: str) -> None:
         try:

@@ -90,6 +90,21 @@ class Settings(BaseSettings):
     region: str = Field("", max_length=32)
     quantization: str = Field("", max_length=16)
 
+    # --- skills and licences ---
+    skills: tuple[int, ...] = ()
+    """Products of ours that are executed here, beside the model."""
+    skill_concurrency: int = Field(4, ge=1, le=1000)
+    """Calls of skills at once."""
+    skill_private_backends: bool = False
+    """Backends of HTTP skills, hosts that skills declare, and gateways of parts may be on this machine or a private
+    network."""
+    ipfs_url: str = ""
+    """HTTP API of an IPFS node; empty: skills are kept in HOME/content alone."""
+    require_licence: int = Field(0, ge=0)
+    """The product of which a payer must hold a licence to use our offers; 0: none."""
+    model_licence: int = Field(0, ge=0)
+    """The product under whose licence the model is served; 0: it needs none."""
+
     # --- the engine ---
     engine_urls: tuple[str, ...] = ()
     """Base URLs of OpenAI-compatible servers, with or without /v1, each for one model (MODEL=URL) or for all; none and
@@ -151,6 +166,11 @@ class Settings(BaseSettings):
     log_level: str = "info"
     log_json: bool = False
 
+    @property
+    def licensed(self) -> bool:
+        """Whether licences matter to it at all."""
+        return bool(self.skills or self.require_licence or self.model_licence)
+
     @field_validator("engine_urls")
     @classmethod
     def _are_urls(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -166,7 +186,7 @@ class Settings(BaseSettings):
             raise ValueError("write MODEL=FOLDER")
         return texts
 
-    @field_validator("public_url", "peer_url", "rpc_url")
+    @field_validator("public_url", "peer_url", "rpc_url", "ipfs_url")
     @classmethod
     def _is_url(cls, text: str) -> str:
         urls = [url.strip().rstrip("/") for url in text.split(",") if url.strip()]

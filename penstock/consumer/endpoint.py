@@ -29,7 +29,7 @@ def check_endpoint(endpoint: str, *, allow_private: bool) -> None:
         or any(character.isspace() or character == "\\" for character in endpoint)
     ):
         raise OfferMismatch(f"the provider's endpoint {endpoint!r} is not an http(s) URL; choose another provider")
-    if not allow_private and _is_private(host):
+    if not allow_private and is_private(host):
         raise OfferMismatch(
             f"the provider's endpoint {endpoint} is on this machine or a private network; choose another provider"
         )
@@ -48,13 +48,13 @@ async def check_resolved(endpoint: str) -> None:
             f"the provider's host {parts.hostname} does not resolve ({error.strerror}); choose another provider"
         ) from error
     for *_, address in found:
-        if _is_private(str(address[0])):
+        if is_private(str(address[0])):
             raise OfferMismatch(
                 f"the provider's endpoint {endpoint} leads to a private address; choose another provider"
             )
 
 
-def _is_private(host: str) -> bool:
+def is_private(host: str) -> bool:
     if host.rstrip(".").lower() == "localhost" or host.rstrip(".").lower().endswith(".localhost"):
         return True
     try:

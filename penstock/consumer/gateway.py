@@ -84,6 +84,11 @@ class Delta:
 class Gateway:
     """One provider's gateway. `endpoint` has passed `check_endpoint`."""
 
+    unpaid = "; it does not accept the stream, choose another provider"
+    """What to do about a 402, for people."""
+    unwilling = "; try again or choose another provider"
+    """About any other refusal."""
+
     def __init__(self, endpoint: str, http: httpx.AsyncClient, waits: Waits) -> None:
         self.endpoint = endpoint.rstrip("/")
         self._http = http
@@ -243,10 +248,8 @@ class Gateway:
                 message = _words(error)
         said = f"{self.endpoint} answered {status}" + (f": {message}" if message else "")
         if status == 402:
-            return PaymentRequired(
-                status, code, f"{said}; it does not accept the stream, choose another provider", body
-            )
-        return GatewayRefused(status, code, f"{said}; try again or choose another provider", body)
+            return PaymentRequired(status, code, f"{said}{self.unpaid}", body)
+        return GatewayRefused(status, code, f"{said}{self.unwilling}", body)
 
 
 class _DeltaBody(msgspec.Struct):

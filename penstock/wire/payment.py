@@ -29,8 +29,10 @@ def quote(
     endpoint: str,
     min_seconds: int,
     min_tokens: int,
+    licence: int = 0,
 ) -> dict[str, Any]:
-    """One way to pay, as x402 writes it. Amounts are decimal strings of base units."""
+    """One way to pay, as x402 writes it. Amounts are decimal strings of base units. `licence`: the product of which the
+    payer must hold a licence; 0: none."""
     terms = offer.terms
     amount = -(-terms.rate * min_seconds // 10**6)
     extra: dict[str, Any] = {
@@ -51,6 +53,8 @@ def quote(
             "minTokens": min_tokens,
             "vouchers": f"{endpoint}/v1/penstock/sessions/voucher",
         }
+    if licence:
+        extra["licence"] = licence
     return {
         "scheme": SCHEME if terms.by_second else CHANNEL_SCHEME,
         "network": f"eip155:{chain_id}",

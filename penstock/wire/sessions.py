@@ -36,6 +36,7 @@ from penstock.types import (
 )
 from penstock.wire._fields import read_address, read_bytes, read_bytes32, read_uint
 from penstock.wire.eip712 import Domain, KeySigner, require_signed, voucher_digest
+from penstock.wire.tickets import TicketBody
 
 SESSIONS_PATH = "/v1/penstock/sessions"
 """POST: open one. GET {path}/current: its state. POST {path}/close: end it, and the stream with it.
@@ -281,6 +282,8 @@ class SessionRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """Present: the provider opens the stream from it. Absent: the stream is open already, or the offer has none."""
     channel: ChannelBody | None = None
     """Present where the offer has token prices, and only there."""
+    ticket: TicketBody | None = None
+    """Where the offers here need a licence that is sold by units: a session takes one."""
     version: int = 1
 
 
@@ -411,6 +414,8 @@ class OfferBody(msgspec.Struct, frozen=True):
     context_length: int
     quantization: str
     region: str
+    licence: int = 0
+    """The product of which the payer must hold a licence; 0: none."""
 
 
 class Contracts(msgspec.Struct, frozen=True):
@@ -439,6 +444,8 @@ class WellKnown(msgspec.Struct, frozen=True):
     min_relayed_tokens: int = 0
     """Completion tokens that a channel's deposit must pay for, if the provider is to open it and pay the gas. 0: it
     opens none, because it could not close them."""
+    model_product: int = 0
+    """The product under whose licence the provider serves its model; 0: it names none."""
 
 
 PROMPT_OVERHEAD = 64

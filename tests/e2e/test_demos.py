@@ -6,6 +6,7 @@ import pytest
 
 from tests.deployed import ape
 from tests.harness import Node
+from tests.skills import needs_sandbox
 
 
 @pytest.mark.parametrize(
@@ -13,6 +14,11 @@ from tests.harness import Node
     [
         ("demo", ["StreamPay owes 0 BNB by its events and holds 0 BNB: equal", "0 TUSD: equal"]),
         ("slash_demo", ["non-delivery", "fire: equal", "35 proofs tried, 35 refused; its stake, before and after"]),
+        pytest.param(
+            "skill_demo",
+            ["were paid: equal", "it was held to its limits", "License holds 0"],
+            marks=needs_sandbox,
+        ),
     ],
 )
 def test_it_runs_to_its_end_and_the_sums_are_right(demo: str, said: list[str]) -> None:

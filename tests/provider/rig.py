@@ -39,6 +39,7 @@ from provider.engines import Engine, Fleet
 from provider.receipts import domain_of
 from provider.service import Server, listen, open_store
 from provider.settings import BUNDLED_MODEL, Settings
+from provider.skills.licensing import open_licensing
 from provider.store import Store
 from tests.harness import Node
 
@@ -305,6 +306,18 @@ async def running(
             first_block=deployment.first_block,
             say=lambda text: None,
         )
+        opening = open_licensing(
+            chosen,
+            chain,
+            account,
+            account,
+            seller.provider.id,
+            url,
+            first_block=deployment.first_block,
+            clock=clock,
+            products=chosen.skills or None,
+        )
+        licensing = await opening.__aenter__() if chosen.licensed else None
         store = open_store(chosen, chain, seller.provider.id)
         chain_store = Store.open(folder / "chain.sqlite", owner="test") if store.shared else None
         app = create_app(
@@ -317,6 +330,7 @@ async def running(
             slashing=domain_of(deployment) if signs else None,
             chain_store=chain_store,
             peer_url=url,
+            licensing=licensing,
         )
         server = Server(wrap(app))
         serving = asyncio.create_task(server.serve([listener]))
@@ -329,6 +343,8 @@ async def running(
             await app.provider.drain()
             server.should_exit = True
             await serving
+            if licensing is not None:
+                await opening.__aexit__(None, None, None)
             await store.close()
             if chain_store is not None:
                 await chain_store.close()

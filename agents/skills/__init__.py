@@ -1,0 +1,1 @@
+"""`penstock skill`: write, check, publish, find, buy, run and judge skills."""

@@ -1,0 +1,98 @@
+"""`penstock-provider skills`: a gateway for skills alone, without a model, a stake or offers."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import time
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from penstock.types import Service
+from provider.market import Say
+from provider.settings import Settings
+
+
+def skills(
+    network: Annotated[str | None, typer.Option(help="local, bsc-testnet or bsc.")] = None,
+    rpc_url: Annotated[str | None, typer.Option(help="JSON-RPC endpoint.")] = None,
+    deployment: Annotated[str | None, typer.Option(help="Deployment file.")] = None,
+    account: Annotated[
+        str | None, typer.Option(help="test:N, keystore file or alias, or env: the publisher's.")
+    ] = None,
+    product: Annotated[
+        list[int] | None, typer.Option(help="Execute this product; repeatable. None: all of yours that are for sale.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="0: any free one.")] = None,
+    public_url: Annotated[str | None, typer.Option(help="What the registry says, if not http://HOST:PORT.")] = None,
+    confirmations: Annotated[int | None, typer.Option(help="Blocks on top of an event before it counts.")] = None,
+    payout_seconds: Annotated[float | None, typer.Option(help="Time between two postings of tickets.")] = None,
+    ipfs_url: Annotated[str | None, typer.Option(help="HTTP API of an IPFS node.")] = None,
+    skill_private_backends: Annotated[
+        bool | None, typer.Option("--skill-private-backends", help="Backends and parts may be on a private network.")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON value a line on stdout.")] = False,
+) -> None:
+    """Serve the skills that you published, to who holds a licence."""
+    given = {name: value for name, value in locals().items() if name not in ("product", "json")}
+    import sys
+
+    import uvloop
+
+    from provider.cli import configure_log
+    from provider.settings import load
+
+    settings = load({**given, "skills": tuple(product or ())})
+    configure_log(settings)
+
+    def say(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def ready(endpoint: str, provider: str, served: list[int]) -> None:
+        if json:
+            said = {"event": "ready", "endpoint": endpoint, "provider": provider, "products": served}
+            print(jsonlib.dumps(said), flush=True)
+        else:
+            print(f"ready: {endpoint} provider {provider} products {', '.join(map(str, served))}", flush=True)
+
+    uvloop.run(_serve(settings, say, ready))
+
+
+async def _serve(settings: Settings, say: Say, ready: object) -> None:
+    import asyncio
+
+    from penstock.keys import load_account
+    from provider import market
+    from provider.service import connect, endpoint_of, listen, run_server
+    from provider.skills.app import create_skills_app
+    from provider.skills.licensing import open_licensing
+
+    assert callable(ready)
+    with listen(settings.host, settings.port) as listener:
+        endpoint = endpoint_of(settings, listener)
+        async with connect(settings) as connection:
+            chain, account, deployment = connection.chain, connection.account, connection.deployment
+            signer = load_account(settings.signer, deployment.chain_id) if settings.signer else account
+            async with open_licensing(
+                settings,
+                chain,
+                account,
+                signer,
+                account.address,
+                endpoint,
+                first_block=deployment.first_block,
+                clock=time.time,
+                products=settings.skills,
+            ) as licensing:
+                await market.register(chain, account, settings, endpoint, signer.address, say, Service.DATA)
+
+                async def leave() -> None:
+                    say("stopping: posting the tickets that are due")
+
+                served = list(licensing.service.served)
+                app = create_skills_app(licensing)
+                up = partial(ready, endpoint, account.address, served)
+                await run_server(app, listener, asyncio.Event(), up, leave)

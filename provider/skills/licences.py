@@ -1,0 +1,265 @@
+"""What the chain says about the licences of some products, kept at hand: no call of a skill waits for a node.
+
+Follows events as `provider.projection` does: ranges that end at a block whose hash is checked before and after, and
+back to the youngest block that both know where the chain was reorganised.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
+
+import structlog
+
+from penstock.chain.port import Chain
+from penstock.errors import ChainError, NodeUnavailable
+from penstock.licences import (
+    AutoCharge,
+    AutoChargeChanged,
+    Completed,
+    Licence,
+    LicenceEvent,
+    LicenceId,
+    Licensed,
+    Prices,
+    PricesChanged,
+    ProductId,
+    Refunded,
+    Renewed,
+    Reviewed,
+    Revoked,
+    SessionKeyChanged,
+    Status,
+    Upgraded,
+    UsageRecorded,
+)
+from penstock.types import ZERO_ADDRESS, Address, Block
+from provider.skills.store import SkillStore
+
+log = structlog.get_logger("provider.licences")
+
+_SPAN = 5_000
+_SAMPLES = 16
+
+
+class Licences:
+    """All licences of some products. `load` and one `sync` come first; `run` keeps it true."""
+
+    def __init__(
+        self,
+        chain: Chain,
+        store: SkillStore,
+        products: Iterable[ProductId],
+        clock: Callable[[], float],
+        *,
+        first_block: int,
+        confirmations: int,
+        poll_seconds: float,
+        outage_seconds: float,
+    ) -> None:
+        self._chain, self._store, self._clock = chain, store, clock
+        self.products = frozenset(products)
+        self._first_block, self._confirmations = first_block, confirmations
+        self._poll_seconds, self._outage_seconds = poll_seconds, outage_seconds
+        self.known: dict[LicenceId, Licence] = {}
+        self.auto: dict[LicenceId, AutoCharge] = {}
+        self.prices: dict[ProductId, Prices] = {}
+        self.earlier_keys: dict[LicenceId, tuple[Address, int]] = {}
+        """Keys that were replaced, and until when their tickets count."""
+        self._by_licensee: dict[tuple[Address, ProductId], set[LicenceId]] = {}
+        self._tip: tuple[int, str] | None = None
+        self._head: Block | None = None
+        self._offsets: deque[float] = deque(maxlen=_SAMPLES)
+        self._offset_is_guess = True
+        self._answered_at = float("-inf")
+        self._lock = asyncio.Lock()
+        self._wake = asyncio.Event()
+
+    # --- what it tells ---
+
+    def now(self) -> int:
+        """The chain's time, estimated; never before its head's."""
+        estimate = self._clock() + max(self._offsets, default=0.0)
+        return int(max(estimate, self._head.timestamp) if self._head else estimate)
+
+    def held(self, licensee: Address, product: ProductId) -> Licence | None:
+        """The licence of an account that is good now and lasts longest; None where there is none."""
+        now = self.now()
+        found = [self.known[one] for one in self._by_licensee.get((licensee, product), ())]
+        return max((one for one in found if one.is_valid(now)), key=lambda one: one.remaining(now), default=None)
+
+    def trouble(self) -> str | None:
+        """Why this may be out of date, or None."""
+        if time.monotonic() - self._answered_at > self._outage_seconds:
+            return "the node does not answer"
+        return None
+
+    @property
+    def block(self) -> int:
+        """The last block whose events are in."""
+        return self._tip[0] if self._tip else self._first_block - 1
+
+    # --- how it follows the chain ---
+
+    async def load(self) -> None:
+        """What was known when the process ended."""
+        await self._store.watch(self.products)
+        blocks = await self._store.blocks()
+        self._tip = blocks[0] if blocks else None
+        self._apply(await self._store.events())
+
+    async def run(self) -> None:
+        """Follow the chain until cancelled."""
+        failing = False
+        while True:
+            try:
+                await self.sync()
+                failing = False
+            except ChainError as error:
+                if not failing:
+                    log.warning("cannot follow the licences", error=str(error))
+                failing = True
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._poll_seconds):
+                    await self._wake.wait()
+            self._wake.clear()
+
+    async def sync(self) -> None:
+        """Read all blocks up to the head, less the confirmations. ChainError where the node does not let us."""
+        async with self._lock:
+            head = await self._chain.head()
+            await self._rewind(head)
+            self._measure(head)
+            target = head.number - self._confirmations
+            while self.block < target:
+                last = min(self.block + _SPAN, target)
+                before = head if last == head.number else await self._chain.block(last)
+                events = await self._chain.licence_events(self.block + 1, last)
+                after = await self._chain.block(last)
+                if before is None or after is None or after.hash != before.hash:
+                    break  # the chain moved under us: the next round looks again
+                ours = self._ours(events)
+                await self._store.append_events(ours, last, before.hash)
+                self._apply(ours)
+                self._tip = (last, before.hash)
+            self._answered_at = time.monotonic()
+
+    def _measure(self, head: Block) -> None:
+        """Compare the clocks at a head not seen before. How old the first one is nobody knows: until the next one the
+        chain's time is at least ours."""
+        if self._head is not None and self._head.hash == head.hash:
+            return
+        sample = head.timestamp - self._clock()
+        if self._offset_is_guess and self._offsets:
+            self._offsets.clear()
+            self._offset_is_guess = False
+        self._offsets.append(max(sample, 0.0) if self._offset_is_guess else sample)
+        self._head = head
+
+    async def _rewind(self, head: Block) -> None:
+        """Forget the blocks that the chain no longer has."""
+        if self._tip is None or (head.number, head.hash) == self._tip:
+            return
+        number, block_hash = self._tip
+        if (head.number, head.parent_hash) == (number + 1, block_hash):
+            return
+        block = await self._chain.block(number)
+        if block is not None and block.hash == block_hash:
+            return
+        recorded = await self._store.blocks()
+        if block is None and (head.number, head.hash) in recorded:
+            raise NodeUnavailable(f"the node is at block {head.number}, {number} was seen before: waiting for it")
+        ancestor = self._first_block - 1
+        for recorded_number, recorded_hash in recorded:
+            block = await self._chain.block(recorded_number)
+            if block is not None and block.hash == recorded_hash:
+                ancestor = recorded_number
+                break
+        await self._store.rewind(ancestor)
+        blocks, events = await self._store.blocks(), await self._store.events()
+        self._tip = blocks[0] if blocks else None
+        for book in (self.known, self.auto, self.prices, self.earlier_keys, self._by_licensee):
+            book.clear()
+        self._apply(events)
+        self._offsets.clear()
+        self._offset_is_guess = True
+        log.warning("the chain was reorganised", back_to=ancestor, from_block=number)
+
+    def _ours(self, events: Iterable[LicenceEvent]) -> list[LicenceEvent]:
+        """Of our products, and of licences to them."""
+        licences = set(self.known)
+        found = []
+        for event in events:
+            if isinstance(event, SessionKeyChanged | AutoChargeChanged):
+                ours = event.licence in licences
+            else:
+                ours = event.product in self.products
+            if ours:
+                found.append(event)
+                if isinstance(event, Licensed):
+                    licences.add(event.licence)
+        return found
+
+    def _apply(self, events: Iterable[LicenceEvent]) -> None:
+        for event in events:
+            self._fold(event)
+
+    def _fold(self, event: LicenceEvent) -> None:
+        """Bring the books up to date with the next event."""
+        if isinstance(event, Licensed):
+            pending = event.refundable_until > 0
+            self.known[event.licence] = Licence(
+                event.licence,
+                event.licensee,
+                event.product,
+                event.release,
+                event.tier,
+                Status.PENDING if pending else Status.COMPLETED,
+                event.place.timestamp,
+                event.expires_at,
+                event.bought,
+                0,
+                event.cost,
+                False,
+                event.session_key,
+                event.payer if pending else ZERO_ADDRESS,
+                event.refundable_until,
+            )
+            self._by_licensee.setdefault((event.licensee, event.product), set()).add(event.licence)
+            return
+        if isinstance(event, PricesChanged):
+            self.prices[event.product] = event.prices
+            return
+        number = getattr(event, "licence", None)
+        if number not in self.known:
+            return  # about a product, or a licence of another one
+        licence = self.known[number]
+        match event:
+            case Renewed():
+                licence = replace(
+                    licence, expires_at=event.expires_at, bought=event.bought, paid=licence.paid + event.cost
+                )
+                if event.payer == ZERO_ADDRESS and number in self.auto:
+                    self.auto[number] = replace(self.auto[number], budget=self.auto[number].budget - event.cost)
+            case Upgraded():
+                licence = replace(licence, tier=event.tier, paid=licence.paid + event.cost)
+            case Completed():
+                licence = replace(licence, status=Status.COMPLETED, payer=ZERO_ADDRESS, refundable_until=0)
+            case Refunded():
+                licence = replace(licence, status=Status.REFUNDED)
+            case Revoked():
+                licence = replace(licence, status=Status.REVOKED)
+            case SessionKeyChanged():
+                self.earlier_keys[number] = (licence.ticket_key, event.previous_until)
+                licence = replace(licence, session_key=event.session_key)
+            case UsageRecorded():
+                licence = replace(licence, used=event.used)
+            case AutoChargeChanged():
+                self.auto[number] = AutoCharge(event.budget, event.packs, event.max_price)
+            case Reviewed():
+                licence = replace(licence, reviewed=True)
+        self.known[number] = licence
