@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from agents._context import Context, stdout_is_terminal
-from agents._output import answer_text, emit_json, emit_table, short, short_address, talk
+from agents._context import Context
+from agents._output import emit_json, emit_table, short, short_address, talk
+from agents.buyer import Filters
 from penstock.accrual import flow
 from penstock.consumer import (
-    BothSession,
-    ChannelSession,
     ChannelSummary,
     Consumer,
     Listing,
-    Session,
     Summary,
     Wanted,
 )
 from penstock.consumer.consumer import when
 from penstock.consumer.market import choose, has_prefix, paid_in, rank
-from penstock.consumer.session import Gasless
 from penstock.errors import ConfigError, InsufficientFunds, JournalDamaged, NotFound, PenstockError, StreamLeftOpen
 from penstock.journal import ChannelRecord, Record, State, find, set_aside
 from penstock.types import NATIVE, ZERO_ADDRESS, Address, Receipt, Token, address
@@ -45,24 +41,6 @@ class Wish:
     offer: str | None = None
     by: str | None = None
     """"second", "token" or "both"."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    prompt: str
-    system: str | None
-    max_tokens: int | None
-    temperature: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class StreamTerms:
-    duration: int | None
-    """Seconds."""
-    gasless: Gasless
-    timeout: float
-    deposit: str | None = None
-    """Of the token, for an offer that is paid by the token."""
 
 
 def parse_duration(text: str) -> int:
@@ -109,12 +87,12 @@ async def providers(context: Context) -> None:
 
 
 async def offers(context: Context, wish: Wish) -> None:
-    listings, wanted = await _look(context, wish)
+    listings, wanted = await look(context, wish)
     found = [listing for listing in listings if wanted.fits(listing) and wanted.affords(listing)]
     found.sort(key=lambda one: (one.offer.terms.token, *rank(one)))
     coin = await (await context.chain()).token(NATIVE)
     if context.json:
-        emit_json([_listing_json(listing) for listing in found])
+        emit_json([listing_json(listing) for listing in found])
         return
     if not found:
         talk("nothing fits" if listings else "nothing is on offer on this chain yet")
@@ -151,7 +129,7 @@ def _by_token(listing: Listing) -> str:
     return f"{format_amount(terms.prompt_price, decimals)}/{format_amount(terms.completion_price, decimals)}"
 
 
-async def _look(context: Context, wish: Wish) -> tuple[list[Listing], Wanted]:
+async def look(context: Context, wish: Wish) -> tuple[list[Listing], Wanted]:
     """All listings, and the wish in the SDK's terms. A limit on the rate needs to know the token."""
     chain = await context.chain()
     token = await context.token(wish.token) if wish.token is not None else None
@@ -188,6 +166,22 @@ async def _look(context: Context, wish: Wish) -> tuple[list[Listing], Wanted]:
     return listings, replace(wanted, token=token.address, max_rate=parse_rate(wish.max_rate, token.decimals))
 
 
+async def filters_of(context: Context, wish: Wish) -> Filters:
+    """The wish's limits, for the buyer."""
+    from agents.opening import choice_settings
+
+    asset = await (await context.chain()).token(await (await context.chain()).stake_asset())
+    named = wish.token or choice_settings(context).token or ("native" if wish.max_rate is not None else "")
+    token = await context.token(named) if named else None
+    stake = wish.min_stake
+    return Filters(
+        max_rate=parse_rate(wish.max_rate, token.decimals) if wish.max_rate is not None and token else None,
+        min_stake=parse_amount(stake, asset.decimals) if stake else 0,
+        regions=frozenset({wish.region} if wish.region is not None else ()),
+        token=token.address if token else None,
+    )
+
+
 async def _provider(context: Context, text: str) -> Address:
     """By address, or by the start of one."""
     chain = await context.chain()
@@ -201,7 +195,7 @@ async def _provider(context: Context, text: str) -> Address:
     raise NotFound(f"no provider starts with {text}; `penstock providers` lists them")
 
 
-def _listing_json(listing: Listing) -> dict[str, Any]:
+def listing_json(listing: Listing) -> dict[str, Any]:
     terms = listing.offer.terms
     return {
         "id": listing.offer.id,
@@ -224,77 +218,17 @@ def _listing_json(listing: Listing) -> dict[str, Any]:
     }
 
 
-# --- asking --------------------------------------------------------------------------------------
+# --- what sessions came to -----------------------------------------------------------------------
 
 
-async def ask(context: Context, wish: Wish, question: Question, terms: StreamTerms) -> None:
-    if not question.prompt.strip():
-        raise ConfigError("the prompt is empty; write what to ask, or - to read it from stdin")
-    consumer = await context.consumer(stall=terms.timeout)
-    await _tidy(consumer)
-    listings, wanted = await _look(context, wish)
-    listing = choose(listings, wanted)
-    offered = listing.offer.terms
-    talk(f"offer    {short(listing.offer.id)}  {offered.model} at {listing.rate} by {listing.provider.id}")
-    session: Session | ChannelSession
-    deposit = positive(terms.deposit, listing.token) if terms.deposit is not None else None
-    if offered.by_token and offered.by_second:
-        session = consumer.both_session(listing, duration=terms.duration, deposit=deposit, gasless=terms.gasless)
-    elif offered.by_token:
-        session = consumer.channel_session(listing, deposit=deposit, gasless=terms.gasless)
-    else:
-        session = consumer.session(listing, duration=terms.duration, gasless=terms.gasless)
-    terminal = stdout_is_terminal()
-    answer = None
-    try:
-        async with session:
-            answer = session.chat(
-                question.prompt,
-                system=question.system,
-                max_tokens=question.max_tokens,
-                temperature=question.temperature,
-            )
-            try:
-                async for delta in answer:
-                    if delta.text and not context.json:
-                        sys.stdout.write(answer_text(delta.text, terminal=terminal))
-                        sys.stdout.flush()
-            finally:
-                if answer.text and not context.json:
-                    sys.stdout.write("\n")
-                    sys.stdout.flush()
-    finally:
-        summaries = _summaries(session)
-        for summary in summaries.values():
-            _tell_summary(summary, consumer.account.address)
-        if context.json and answer is not None:
-            emit_json(
-                {
-                    "answer": answer.text,
-                    "finish_reason": answer.finish_reason,
-                    "usage": asdict(answer.usage) if answer.usage else None,
-                    "offer": _listing_json(session.listing),
-                    **{kind: _summary_json(summary) for kind, summary in summaries.items()},
-                }
-            )
-
-
-def _summaries(session: Session | ChannelSession) -> dict[str, Summary | ChannelSummary]:
-    """What came of a session, by kind: a stream, a channel, or both."""
-    found = {"channel" if isinstance(session, ChannelSession) else "stream": session.summary}
-    if isinstance(session, BothSession):
-        found = {"stream": session.stream_summary, **found}
-    return {kind: summary for kind, summary in found.items() if summary is not None}
-
-
-async def _tidy(consumer: Consumer) -> None:
+async def tidy(consumer: Consumer) -> None:
     """Close what a process that died left open, before anything new."""
     found: list[Record | ChannelRecord] = [*await consumer.reconcile(), *await consumer.reconcile_channels()]
     for record in found:
-        _tell_summary(await _summary_of(consumer, record), consumer.account.address)
+        tell_summary(await _summary_of(consumer, record), consumer.account.address)
 
 
-def _tell_summary(summary: Summary | ChannelSummary, me: Address) -> None:
+def tell_summary(summary: Summary | ChannelSummary, me: Address) -> None:
     token = summary.token
     kind = "stream" if isinstance(summary, Summary) else "channel"
     identifier = short(summary.stream if isinstance(summary, Summary) else summary.channel)
@@ -323,7 +257,7 @@ def _tell_summary(summary: Summary | ChannelSummary, me: Address) -> None:
         talk(f"pending  {kind} {identifier}  {summary.problem}")
 
 
-def _summary_json(summary: Summary | ChannelSummary) -> dict[str, Any]:
+def summary_json(summary: Summary | ChannelSummary) -> dict[str, Any]:
     data = asdict(summary) | {"state": str(summary.state), "token": summary.token.address}
     data |= {"symbol": summary.token.symbol, "decimals": summary.token.decimals}
     for name in ("deposit", "paid", "refund"):
@@ -347,7 +281,7 @@ async def streams(context: Context, everything: bool) -> None:
     tokens = {token: await chain.token(token) for token in {record.key.token for record in records}}
     summaries = [Summary.of(record, tokens[record.key.token]) for record in records]
     if context.json:
-        emit_json([_summary_json(summary) for summary in summaries])
+        emit_json([summary_json(summary) for summary in summaries])
         return
     if not summaries:
         talk("no streams" if everything else "no stream is open")
@@ -388,7 +322,7 @@ async def channels(context: Context, everything: bool) -> None:
     tokens = {token: await chain.token(token) for token in {record.key.token for record in records}}
     summaries = [ChannelSummary.of(record, tokens[record.key.token]) for record in records]
     if context.json:
-        emit_json([_summary_json(summary) for summary in summaries])
+        emit_json([summary_json(summary) for summary in summaries])
         return
     if not summaries:
         talk("no channels" if everything else "no channel is open")
@@ -471,9 +405,9 @@ async def recover(context: Context, from_chain: bool) -> None:
 async def _report(context: Context, consumer: Consumer, records: Sequence[Record | ChannelRecord]) -> None:
     summaries = [await _summary_of(consumer, record) for record in records]
     for summary in summaries:
-        _tell_summary(summary, consumer.account.address)
+        tell_summary(summary, consumer.account.address)
     if context.json:
-        emit_json([_summary_json(summary) for summary in summaries])
+        emit_json([summary_json(summary) for summary in summaries])
     elif not summaries:
         talk("no stream was open, and no channel")
 
@@ -486,36 +420,35 @@ async def _summary_of(consumer: Consumer, record: Record | ChannelRecord) -> Sum
 # --- money ---------------------------------------------------------------------------------------
 
 
-async def balance(context: Context) -> None:
+async def balances(context: Context) -> dict[str, Any]:
+    """What the account has of each token: base units, as texts."""
     me, chain = context.payer().address, await context.chain()
-    tokens = await context.known_tokens()
-    rows = [
-        (token, await chain.token_balance(token.address, me), await chain.vault_balance(token.address, me))
-        for token in tokens
-    ]
-    if context.json:
-        emit_json(
+    return {
+        "account": me,
+        "balances": [
             {
-                "account": me,
-                "balances": [
-                    {
-                        "token": token.address,
-                        "symbol": token.symbol,
-                        "decimals": token.decimals,
-                        "wallet": str(wallet),
-                        "vault": str(vault),
-                    }
-                    for token, wallet, vault in rows
-                ],
+                "token": token.address,
+                "symbol": token.symbol,
+                "decimals": token.decimals,
+                "wallet": str(await chain.token_balance(token.address, me)),
+                "vault": str(await chain.vault_balance(token.address, me)),
             }
-        )
+            for token in await context.known_tokens()
+        ],
+    }
+
+
+async def balance(context: Context) -> None:
+    found = await balances(context)
+    if context.json:
+        emit_json(found)
         return
-    talk(me)
+    talk(found["account"])
     emit_table(
         ["TOKEN", "WALLET", "VAULT"],
         [
-            [token.symbol, format_amount(wallet, token.decimals), format_amount(vault, token.decimals)]
-            for token, wallet, vault in rows
+            [one["symbol"], *(format_amount(int(one[place]), one["decimals"]) for place in ("wallet", "vault"))]
+            for one in found["balances"]
         ],
         right=["WALLET", "VAULT"],
     )

@@ -38,6 +38,8 @@ class Context:
         self._account: Account | None = None
         self._journal: Journal | None = None
         self._coin: Token | None = None
+        self.stop = Stop()
+        """Of the signals, while a command runs."""
 
     def run(self, command: Callable[[Context], Coroutine[Any, Any, None]]) -> None:
         """Run a command to its end. Ctrl-C, SIGTERM and SIGHUP cancel it, and it still closes what it opened."""
@@ -47,6 +49,7 @@ class Context:
 
     async def _run(self, command: Callable[[Context], Coroutine[Any, Any, None]]) -> int:
         with stopping_on_signals(notice=_notice) as stop:
+            self.stop = stop
             try:
                 async with self._stack:
                     await command(self)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from penstock.errors import ConfigError
 
@@ -19,6 +20,10 @@ DEFAULTS = {
     "deployment": "",
     "allow_private": "",
 }
+SECTIONS = ("choice", "serve", "local", "budgets")
+"""Tables of config.toml, each read by the part of the program that it is for."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,33 @@ class Settings:
 
     home: Path
     values: Mapping[str, Setting]
+    tables: Mapping[str, Any] = field(default_factory=dict)
+    """Of `SECTIONS`, as config.toml has them."""
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+    def section(self, name: str, kind: type[_T], options: Mapping[str, Any] | None = None) -> _T:
+        """A table as a msgspec.Struct: options that are not None before PENSTOCK_<TABLE>_<FIELD> before config.toml
+        before defaults. ConfigError where a value does not fit, or a field is not known."""
+        import msgspec
+
+        given = self.tables.get(name, {})
+        if not isinstance(given, dict):
+            raise ConfigError(f"{name} in {self.home / 'config.toml'} is no table; write [{name}]")
+        values = dict(given)
+        for one in msgspec.structs.fields(kind):  # type: ignore[arg-type]
+            variable = f"PENSTOCK_{name}_{one.name}".upper()
+            if variable in self.environ:
+                text = self.environ[variable]
+                values[one.name] = text.split(",") if isinstance(one.default_factory, type) else text
+        values |= {key: value for key, value in (options or {}).items() if value is not None}
+        try:
+            return msgspec.convert(values, kind, strict=False)
+        except msgspec.ValidationError as error:
+            known = ", ".join(one.name for one in msgspec.structs.fields(kind))  # type: ignore[arg-type]
+            raise ConfigError(
+                f"[{name}] of {self.home / 'config.toml'}, or an option or PENSTOCK_{name.upper()}_... in its place: "
+                f"{error}; known are {known}"
+            ) from error
 
     @property
     def network(self) -> str:
@@ -72,6 +104,11 @@ class Settings:
     def journal(self) -> Path:
         return self.home / "journal.db"
 
+    @property
+    def records(self) -> Path:
+        """Beside the journal: what was asked, bought, and why."""
+        return self.home / "records.db"
+
 
 def settings(options: Mapping[str, str | None], environ: Mapping[str, str] = os.environ) -> Settings:
     """ConfigError where config.toml is malformed or has a key that we do not know."""
@@ -86,8 +123,10 @@ def settings(options: Mapping[str, str | None], environ: Mapping[str, str] = os.
         raise ConfigError(f"{file} is not valid TOML: {error}") from error
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+    tables = {name: recorded.pop(name) for name in SECTIONS if name in recorded}
     if unknown := sorted(recorded.keys() - DEFAULTS.keys()):
-        raise ConfigError(f"{file} has unknown settings: {', '.join(unknown)}; known are {', '.join(DEFAULTS)}")
+        known = [*DEFAULTS, *(f"[{name}]" for name in SECTIONS)]
+        raise ConfigError(f"{file} has unknown settings: {', '.join(unknown)}; known are {', '.join(known)}")
     values = {}
     for name, default in DEFAULTS.items():
         variable = f"PENSTOCK_{name.upper()}"
@@ -102,4 +141,4 @@ def settings(options: Mapping[str, str | None], environ: Mapping[str, str] = os.
             values[name] = Setting(str(value).lower() if isinstance(value, bool) else value, str(file))
         else:
             values[name] = Setting(default, "default")
-    return Settings(home, values)
+    return Settings(home, values, tables, environ)

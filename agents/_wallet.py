@@ -208,7 +208,7 @@ async def show(context: Context) -> None:
     talk(f"pays      {'only listed ' + ' and '.join(lists) if lists else 'any payee for any offer'}")
     for grant in grants:
         talk(f"key       {grant.key}  {_grant_words(grant, now)}")
-    right = ["HAS", "OPEN", "PER PAYMENT", "HOUR", "DAY", "WEEK"]
+    right = ["HAS", "OPEN", "PER PAYMENT", "USED/HOUR", "USED/DAY", "USED/WEEK"]
     emit_table(["TOKEN", *right], rows, right=right)
 
 
@@ -255,6 +255,8 @@ def _told(event: WalletEvent, known: dict[Address, Token]) -> tuple[str, str]:
         case "KeyChanged":
             grant = Grant(values["key"], values["expires_at"], Scope(values["scope"]))
             return "key", f"{grant.key}  {_grant_words(grant, 0)}, by {values['by']}"
+        case "Initialized":
+            return "made", f"for {values['owner']}, guardian {values['guardian']}"
         case "PauseChanged":
             return ("paused" if values["paused"] else "unpaused"), f"by {values['by']}"
         case name:

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from agents.chat.cli import chat
+from agents.gateway.cli import serve
+from agents.records.cli import budgets, history, sessions
 from agents.skills.cli import app as skills
 from agents.wallet import app as wallet
 
@@ -102,6 +105,8 @@ config = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Where se
 app.add_typer(config, name="config")
 keeper = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Settle what others have earned, for a reward.")
 app.add_typer(keeper, name="keeper")
+receipts = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
+app.add_typer(receipts, name="receipts")
 app.add_typer(skills, name="skill")
 app.add_typer(wallet, name="wallet")
 
@@ -210,7 +215,13 @@ def offers(
 def ask(
     ctx: typer.Context,
     prompt: Annotated[str, typer.Argument(help="What to ask; - reads it from stdin.")],
-    model: ModelOption = None,
+    file: Annotated[
+        list[str] | None, typer.Option("--file", "-f", help="A text or picture to ask about; - for stdin; repeatable.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Only this model; MODEL@PROVIDER; auto, cheapest or fastest; MODEL@local. [default: auto]"),
+    ] = None,
     provider: ProviderOption = None,
     offer: Annotated[str | None, typer.Option(help="Only this offer: its id or the start of it.")] = None,
     by: Annotated[
@@ -244,22 +255,33 @@ def ask(
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Length of the answer at most, in tokens.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0: always the likeliest word.")] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for the next token.")] = 60,
+    schema: Annotated[
+        Path | None, typer.Option(help="A JSON schema; the answer is JSON that satisfies it, or an error.")
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=1, help="Seconds to wait for the next token. [default: 60; where another may take over, [choice] stall]"
+        ),
+    ] = None,
 ) -> None:
-    """Ask one question: choose an offer, open a stream, print the answer as it comes, get the rest back."""
-    from agents import _commands
+    """Ask one question: choose an offer, open a stream, print the answer as it comes, get the rest back.
+
+    Who fails in mid-answer is followed by another provider, unless --provider, --offer, --by or how to pay is given.
+    """
+    from agents import _ask, _commands
 
     if prompt == "-":
         prompt = sys.stdin.read()
     wish = _commands.Wish(model, provider, token, max_rate, min_stake, region, offer, by)
-    question = _commands.Question(prompt, system, max_tokens, temperature)
-    terms = _commands.StreamTerms(
+    question = _ask.Question(prompt, system, max_tokens, temperature, file or (), schema)
+    terms = _ask.StreamTerms(
         _commands.parse_duration(duration) if duration is not None else None,
         "auto" if gasless is None else gasless,
         timeout,
         deposit,
     )
-    _context(ctx).run(lambda context: _commands.ask(context, wish, question, terms))
+    _context(ctx).run(lambda context: _ask.ask(context, wish, question, terms))
 
 
 @app.command()
@@ -346,22 +368,36 @@ def recover(
     _context(ctx).run(lambda context: _commands.recover(context, from_chain))
 
 
-@app.command()
-def receipts(
+SessionOption = Annotated[str | None, typer.Option(help="Only this stream or channel: its id or the start of it.")]
+
+
+@receipts.callback()
+def receipts_list(
     ctx: typer.Context,
     provider: ProviderOption = None,
-    session: Annotated[str | None, typer.Option(help="Only this stream or channel: its id or the start of it.")] = None,
+    session: SessionOption = None,
     refused: Annotated[bool, typer.Option("--refused", help="Only those that did not match their answers.")] = False,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="As JSON Lines, for `penstock report` elsewhere.")] = False,
     ids: Annotated[
         bool, typer.Option("--ids", help="With --jsonl: the answers' token ids too, which prove padding.")
     ] = False,
 ) -> None:
-    """List what providers have signed for their answers."""
+    """List what providers have signed for their answers; `verify` checks it all anew."""
+    if ctx.invoked_subcommand is not None:
+        return
     from agents import _receipts
 
     wanted = _receipts.Filter(provider, session, refused)
     _context(ctx).run(lambda context: _receipts.receipts(context, wanted, lines=jsonl, with_ids=ids))
+
+
+@receipts.command("verify")
+def receipts_verify(ctx: typer.Context, provider: ProviderOption = None, session: SessionOption = None) -> None:
+    """Check every receipt anew: keys, offers, counts, sums, and that each names the one before."""
+    from agents._receipts import Filter
+    from agents.records.verify import verify
+
+    _context(ctx).run(lambda context: verify(context, Filter(provider, session)))
 
 
 @app.command()
@@ -483,6 +519,18 @@ def config_show(ctx: typer.Context) -> None:
     from agents import _commands
 
     _commands.config_show(_context(ctx))
+
+
+@app.command()
+def mcp(ctx: typer.Context) -> None:
+    """Be an MCP server on stdin and stdout: list models, infer, balance, caps, history."""
+    from agents import mcp_server
+
+    _context(ctx).run(mcp_server.serve)
+
+
+for command in (serve, chat, history, sessions, budgets):
+    app.command()(command)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Set up everything the project needs inside its own folder, from locked versions.
 
-    python3 scripts/_bootstrap.py
+    python3 scripts/_bootstrap.py [--clients]
 
 Makes `.venv` (Python packages, by hash) and `.toolchain` (uv, anvil, solc, OpenZeppelin). Running it
 again costs milliseconds: a step runs only when its lock has changed. It uses the standard library
@@ -100,6 +100,18 @@ def python_packages() -> None:
     run(tool, "pip", "sync", "-q", "--require-hashes", "--python", python, lock)
     run(tool, "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--python", python, "-e", ROOT)
     mark("venv", want)
+
+
+def clients() -> Path:
+    """Other people's clients of the gateway, for its tests: their pins conflict with ours, so that they live apart."""
+    home, lock = TOOLS / "clients", LOCKS / "clients.txt"
+    want = digest(lock)
+    if not (fresh("clients", want) and venv_bin(home, "python").exists()):
+        say("installing clients of the gateway")
+        run(uv(), "venv", "-q", "--clear", "--python", venv_bin(VENV, "python"), home)
+        run(uv(), "pip", "sync", "-q", "--require-hashes", "--python", venv_bin(home, "python"), lock)
+        mark("clients", want)
+    return home
 
 
 def npm() -> Path:
@@ -204,6 +216,9 @@ def main() -> int:
         return 1
     packages = json.loads((LOCKS / "npm.json").read_text())["packages"]
     try:
+        if "--clients" in sys.argv[1:]:  # a test asks for them, from the environment that else would be made anew
+            clients()
+            return 0
         python_packages()
         anvil(packages)
         solidity(packages)

@@ -17,6 +17,9 @@ from penstock.wire.completions import Assembly
 if TYPE_CHECKING:
     from agents.buyer._buyer import Buyer
 
+NOT_CONTINUED = "not_continued"
+"""The code of an answer that broke off, and whose rest cannot be asked for."""
+
 
 class Answer:
     """Take its `chunks`, or the `whole`, once. As a context manager it hangs up when left."""
@@ -72,11 +75,19 @@ class Answer:
             await self._end(None, "stopped")
 
     async def whole(self) -> dict[str, Any]:
-        """In OpenAI's shape of an answer that does not stream."""
-        assembly = Assembly(self._job.path, self.model)
-        async for chunk in self.chunks():
-            assembly.add(chunk)
-        return assembly.answer({})
+        """In OpenAI's shape of an answer that does not stream. Since the client has nothing of it before it has all,
+        one that cannot be continued is begun anew by another provider."""
+        while True:
+            assembly = Assembly(self._job.path, self.model)
+            try:
+                async for chunk in self.chunks():
+                    assembly.add(chunk)
+                return assembly.answer({})
+            except AnswerCut as cut:
+                if cut.code != NOT_CONTINUED:
+                    raise
+            self._delivered = Delivered(self._job)
+            await self._ask()
 
     async def aclose(self) -> None:
         """Hang up."""
@@ -92,17 +103,17 @@ class Answer:
 
     async def _go_on(self, attempt: Attempt, error: GatewayError) -> None:
         """With another provider of the same model, from where the answer broke off."""
-        if self._delivered.rest() is None:
-            raise AnswerCut(
-                "not_continued",
-                f"{error}; this answer cannot be continued by another provider (tools, reasoning, several choices or "
-                "constrained output): ask again",
-            ) from error
         provider = attempt.candidate.provider
         # Once more where it was our money that ended; nobody who fails twice is asked a third time.
         if not is_used_up(error) or provider in self._resumed:
             self._failed.add(provider)
         self._resumed.add(provider)
+        if self._delivered.rest() is None:
+            raise AnswerCut(
+                NOT_CONTINUED,
+                f"{error}; this answer cannot be continued by another provider (tools, reasoning, several choices or "
+                "constrained output): ask again",
+            ) from error
         try:
             await self._ask()
         except (GatewayError, NoOffer, NotFound) as problem:

@@ -67,9 +67,15 @@ class Index:
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = NORMAL")
         self._db.executescript(_SCHEMA)
+        self._known: dict[str, tuple[int, str]] = {}
+        """Number and hash of the last block that was taken in, and of the checkpoint: by this process, since others
+        may be further with the same file."""
         self._offers: dict[OfferId, Offer] = {}
         self._providers: dict[Address, tuple[Provider, int]] = {}
         """With their stakes."""
+        self._offers_at: dict[OfferId, int] = {}
+        self._providers_at: dict[Address, int] = {}
+        """The block in which each was last read."""
         self._faults: Counter[Address] = Counter()
         self._models: dict[str, list[Entry]] = {}
         self._tokens: dict[Address, Token | None] = {}
@@ -111,7 +117,7 @@ class Index:
     # --- following ---
 
     async def _follow(self, head: Block) -> None:
-        known = dict(self._known())
+        known = self._known
         last = known.get("last")
         if last is not None and last[0] == head.number and last[1] == head.hash:
             return
@@ -137,8 +143,7 @@ class Index:
             self._keep_offers(offers, head.number)
             self._keep_providers(zip(providers, stakes, strict=True), head.number)
             self._keep_faults(one for one in verdicts if isinstance(one, FaultProven))
-            self._keep_known("checkpoint", head)
-            self._keep_known("last", head)
+            self._keep_known({"checkpoint": head, "last": head})
         self._load()
 
     async def _catch_up(self, first: int, head: Block) -> None:
@@ -146,14 +151,15 @@ class Index:
         chain = self._chain
         changes = await chain.market_changes(first, head.number)
         verdicts = await chain.verdicts(first, head.number)
-        gone = self._db.execute("SELECT id FROM offers WHERE block >= ?", (first,)).fetchall()
-        offers = sorted(changes.offers | {OfferId(id) for (id,) in gone})
-        gone = self._db.execute("SELECT id FROM providers WHERE block >= ?", (first,)).fetchall()
-        providers = sorted(changes.providers | {Address(id) for (id,) in gone})
+        offers = sorted(changes.offers | {id for id, block in self._offers_at.items() if block >= first})
+        providers = sorted(changes.providers | {id for id, block in self._providers_at.items() if block >= first})
         found, sellers, stakes = await asyncio.gather(
             chain.offers_named(offers), chain.providers_named(providers), chain.stakes_of(providers)
         )
+        marks = {"last": head}
         checkpoint = await chain.block(max(0, head.number - DEPTH))
+        if checkpoint is not None and checkpoint.number > self._known["checkpoint"][0]:
+            marks["checkpoint"] = checkpoint
         with self._transaction():
             for table, ids in (("offers", offers), ("providers", providers)):
                 self._db.executemany(f"DELETE FROM {table} WHERE id = ?", [(id,) for id in ids])
@@ -162,17 +168,18 @@ class Index:
             rows = zip(sellers, stakes, strict=True)
             self._keep_providers(((one, stake) for one, stake in rows if one is not None), head.number)
             self._keep_faults(one for one in verdicts if isinstance(one, FaultProven))
-            if checkpoint is not None and checkpoint.number > self._known()["checkpoint"][0]:
-                self._keep_known("checkpoint", checkpoint)
-            self._keep_known("last", head)
+            self._keep_known(marks)
+        self._known |= {name: (block.number, block.hash) for name, block in marks.items()}
         if not (offers or providers or verdicts):
             return
         for id, offer in zip(offers, found, strict=True):
             self._offers.pop(id, None)
+            self._offers_at[id] = head.number
             if offer is not None:
                 self._offers[id] = offer
         for name, provider, stake in zip(providers, sellers, stakes, strict=True):
             self._providers.pop(name, None)
+            self._providers_at[name] = head.number
             if provider is not None:
                 self._providers[name] = (provider, stake)
         self._changed = True
@@ -196,11 +203,15 @@ class Index:
         """From the file."""
         decode_offer = msgspec.json.Decoder(Offer).decode
         decode_provider = msgspec.json.Decoder(Provider).decode
-        rows = self._db.execute("SELECT body FROM offers")
-        self._offers = {offer.id: offer for (body,) in rows if (offer := decode_offer(body))}
-        rows = self._db.execute("SELECT stake, body FROM providers")
-        sellers = ((decode_provider(body), int(stake)) for stake, body in rows)
-        self._providers = {provider.id: (provider, stake) for provider, stake in sellers}
+        rows = self._db.execute("SELECT name, block, hash FROM known")
+        self._known = {name: (block, hash) for name, block, hash in rows}
+        found = [(decode_offer(body), block) for body, block in self._db.execute("SELECT body, block FROM offers")]
+        self._offers = {offer.id: offer for offer, _ in found}
+        self._offers_at = {offer.id: block for offer, block in found}
+        rows = self._db.execute("SELECT body, stake, block FROM providers")
+        sellers = [(decode_provider(body), int(stake), block) for body, stake, block in rows]
+        self._providers = {provider.id: (provider, stake) for provider, stake, _ in sellers}
+        self._providers_at = {provider.id: block for provider, _, block in sellers}
         self._changed = True
 
     @_uncollected()
@@ -229,10 +240,6 @@ class Index:
         sold = offer.terms.by_second or offer.terms.by_token
         return Entry(Listing(offer, provider, stake, token), slots, self._faults[provider.id]) if sold else None
 
-    def _known(self) -> dict[str, tuple[int, str]]:
-        rows = self._db.execute("SELECT name, block, hash FROM known").fetchall()
-        return {name: (block, hash) for name, block, hash in rows}
-
     # --- writing ---
 
     def _keep_offers(self, offers: Iterable[Offer], block: int) -> None:
@@ -249,8 +256,9 @@ class Index:
         rows = [(fault.provider, fault.place.block, fault.place.log_index) for fault in faults]
         self._db.executemany("INSERT INTO faults VALUES (?, ?, ?)", rows)
 
-    def _keep_known(self, name: str, block: Block) -> None:
-        self._db.execute("INSERT OR REPLACE INTO known VALUES (?, ?, ?)", (name, block.number, block.hash))
+    def _keep_known(self, marks: dict[str, Block]) -> None:
+        rows = [(name, block.number, block.hash) for name, block in marks.items()]
+        self._db.executemany("INSERT OR REPLACE INTO known VALUES (?, ?, ?)", rows)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

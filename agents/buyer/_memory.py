@@ -38,7 +38,7 @@ CREATE TABLE IF NOT EXISTS traffic (
 """
 
 _BUSY = 1.0
-"""Seconds for which a provider is left alone that has no free slot."""
+"""Seconds for which a provider is left alone that has no free slot, at first."""
 
 
 @dataclass(slots=True)
@@ -162,14 +162,12 @@ class Memory:
         self._keep(provider, model, known)
 
     def failed(self, provider: Address, model: str, *, busy: bool = False) -> None:
-        """It is left alone for a while: longer with each failure in a row, and shortly where it was only `busy`."""
+        """It is left alone for a while, and longer with each failure in a row; where it was only `busy` the while is
+        short at first, and says nothing about how good it is."""
         known = self.of(provider, model)
-        if busy:
-            known.aside_until = max(known.aside_until, self._clock() + _BUSY)
-        else:
-            known.weight += 1
-            pause = min(self._aside * 2.0 ** min(known.failures, 30), self._longest_aside)
-            known.failures, known.aside_until = known.failures + 1, self._clock() + pause
+        pause = (_BUSY if busy else self._aside) * 2.0 ** min(known.failures, 30)
+        known.failures, known.aside_until = known.failures + 1, self._clock() + min(pause, self._longest_aside)
+        known.weight += not busy
         self._keep(provider, model, known)
 
     def answered(self, model: str, completion_tokens: int, *, longest_gap: float) -> None:

@@ -11,7 +11,15 @@ from typing import Any, TypeVar
 
 from agents.buyer._policy import Policy
 from penstock.consumer import BothSession, ChannelSession, Consumer, Listing, Session
-from penstock.errors import AnswerCut, PenstockError, StreamLeftOpen
+from penstock.errors import (
+    AnswerCut,
+    CapExceeded,
+    InsufficientFunds,
+    NodeUnavailable,
+    PenstockError,
+    StreamLeftOpen,
+    TransactionLost,
+)
 from penstock.types import OfferId, StreamId
 
 AnySession = Session | ChannelSession  # a BothSession is a ChannelSession
@@ -139,6 +147,17 @@ class Pool:
     # --- opening ---
 
     async def _lease(self, listing: Listing, tokens: tuple[int, int]) -> Held:
+        try:
+            return await self._lease_as_it_is(listing, tokens)
+        except (CapExceeded, InsufficientFunds):
+            # What idle sessions hold counts in full: give it back, and try once more.
+            idle = [held for row in self._held.values() for held in row if not held.users]
+            if not idle:
+                raise
+            await asyncio.gather(*(self._close(held) for held in idle))
+            return await self._lease_as_it_is(listing, tokens)
+
+    async def _lease_as_it_is(self, listing: Listing, tokens: tuple[int, int]) -> Held:
         async with self._doors[listing.offer.id]:
             row = self._held[listing.offer.id]
             held = next((one for one in row if self._usable(one)), None)
@@ -230,6 +249,8 @@ class Pool:
                 return
             try:
                 await stream.extend(self._policy.step_seconds)
+            except (NodeUnavailable, TransactionLost) as error:
+                self._warn(f"stream {stream.stream[:10]} is not topped up, and will be tried again: {error}")
             except PenstockError as error:
                 held.stuck = True
                 self._warn(f"stream {stream.stream[:10]} is not topped up, and ends when it is used up: {error}")

@@ -34,6 +34,8 @@ class Stop:
     """Which signal asked to stop; 0: none yet."""
 
     signal: int = 0
+    instead: Callable[[], object] | None = None
+    """What Ctrl-C does while this is set, and nothing else."""
 
 
 @contextlib.contextmanager
@@ -50,6 +52,9 @@ def stopping_on_signals(
     stop = Stop()
 
     def on_signal(number: signal.Signals) -> None:
+        if number == signal.SIGINT and stop.instead is not None:
+            stop.instead()
+            return
         first = not stop.signal
         stop.signal = stop.signal or number
         if notice is not None:

@@ -341,9 +341,18 @@ class SkillService:
         if best is None or ticket.used > best.used:
             await self._store.keep_ticket(ticket)
             self._tickets[licence.id] = ticket
-        if ticket.used > licence.bought and not await self._post([ticket]):
-            # The budget is the licensee's until it has bought the pack: so it buys it before the call.
+        # What a refund or a withdrawn budget could still undo is recorded before the call: that completes the purchase,
+        # or buys the pack.
+        if ticket.used > licence.bought or licence.status is Status.PENDING:
+            await self._record(licence, ticket)
+
+    async def _record(self, licence: Licence, ticket: Ticket) -> None:
+        if await self._post([ticket]):
+            return
+        if ticket.used > licence.bought:
             raise _used_up(licence, ticket.used)
+        message = f"the first ticket of licence {licence.id} cannot be recorded on the chain: try again shortly"
+        raise ApiError(503, "chain_unavailable", message, retry_after=5)
 
     def _require_ticket(self, licence: Licence, ticket: Ticket) -> None:
         try:

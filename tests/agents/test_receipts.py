@@ -320,3 +320,64 @@ async def test_a_folder_that_is_not_there_is_one_line(court: Court, tmp_path: Pa
     done = await court.run(court.reporter, "keeper", "run", "--once", "--receipts", str(tmp_path / "none"))
     assert done.code == 2
     assert "is not a folder" in done.error
+
+
+# --- verification ---------------------------------------------------------------------------------
+
+
+async def test_honest_receipts_are_right(court: Court) -> None:
+    keys = [court.liar.session(court.payer.address) for _ in range(2)]
+    court.keep(*(court.liar.receipt(key) for key in keys for _ in range(3)))
+    done = await court.run(court.payer, "receipts", "verify", "--json")
+    assert done.code == 0, done.err
+    assert "6 receipts of 2 sessions are right" in done.err
+    assert [(one["receipts"], one["missing"], one["wrong"]) for one in done.json] == [(3, 0, None)] * 2
+    terms = court.liar.offer.terms
+    assert {int(one["total"]) for one in done.json} == {terms.owed(15, 9)}
+    one = await court.run(court.payer, "receipts", "verify", "--session", keys[0].id[:12], "--json")
+    assert len(one.json) == 1
+
+
+async def test_a_receipt_that_never_came_is_missing_and_not_wrong(court: Court) -> None:
+    key = court.liar.session(court.payer.address)
+    pieces = [court.liar.receipt(key) for _ in range(3)]
+    court.keep(pieces[0], pieces[2])
+    done = await court.run(court.payer, "receipts", "verify", "--json")
+    assert (done.code, done.json[0]["missing"], done.json[0]["wrong"]) == (0, 1, None), done.err
+
+
+SEEN = (
+    "equivocation",
+    "overbilling",
+    "padding",
+    "running total",
+    "broken chain",
+    "wrong offer",
+    "running total, first",
+)
+
+
+async def test_each_lie_is_seen(court: Court) -> None:
+    lies = {name: pieces for name, pieces in court.lies().items() if name in SEEN}
+    court.keep(*(piece for pieces in lies.values() for piece in pieces))
+    done = await court.run(court.payer, "receipts", "verify", "--json")
+    assert done.code == 7, done.err
+    assert len(lies) == len(SEEN)
+    assert f"{len(SEEN)} of {len(SEEN)} sessions have a wrong receipt" in done.error
+    wrong = {one["session"]: one["wrong"] for one in done.json}
+    for name, pieces in lies.items():
+        assert pieces[0].key is not None
+        assert wrong[pieces[0].key.id], name
+
+
+async def test_a_strangers_signature_and_a_refusal_are_seen(court: Court) -> None:
+    key, other = (court.liar.session(court.payer.address) for _ in range(2))
+    piece = court.liar.receipt(key)
+    domain = court.chain.slashing_domain
+    court.keep(replace(piece, signed=piece.signed.receipt.sign(domain, court.reporter)))
+    court.keep(court.liar.receipt(other), refused="prompt_tokens")
+    done = await court.run(court.payer, "receipts", "verify", "--json")
+    assert done.code == 7
+    said = sorted(one["wrong"] for one in done.json)
+    assert f"signed by {court.reporter.address}" in said[0]
+    assert "was refused when it came, for its prompt tokens" in said[1]

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from agents.buyer import Buyer, Filters, Job, Policy, Purchase, Wish
+from penstock.caps import Caps
 from penstock.chain.web3 import Web3Chain
 from penstock.consumer import Consumer, Waits
-from penstock.errors import AllFailed, AnswerCut, GatewayRefused
+from penstock.errors import AllFailed, AnswerCut, CapExceeded, GatewayRefused
 from penstock.journal import Journal, State
+from penstock.types import NATIVE
 from penstock.wire.completions import CHAT
 from provider.admission import Refusal
 from provider.engines.upstream import UpstreamEngine
@@ -114,7 +116,8 @@ class Two:
         return await (await buyer.start(Job(CHAT, body, self.wish(f"{MODEL}@{self.good.me}")))).whole()
 
 
-CHEAPEST = Policy(weights={"price": 1}, explore=0, stall=0.5, first_token=0.7)
+CHEAPEST = Policy(weights={"price": 1}, explore=0)
+IMPATIENT = replace(CHEAPEST, stall=2, first_token=2)
 BODY = {"messages": PROMPT, "max_tokens": 28, "temperature": 0}
 
 
@@ -141,7 +144,8 @@ async def test_another_provider_goes_on_where_one_breaks_off(
     """The client sees one answer, the same as from one provider, and no token of it is paid twice."""
     two.layer.way = way
     bought: list[Purchase] = []
-    async with Buyer(consumer, CHEAPEST, on_purchase=bought.append) as buyer:
+    policy = IMPATIENT if outcome == "stalled" else CHEAPEST
+    async with Buyer(consumer, policy, on_purchase=bought.append) as buyer:
         answer = await buyer.start(Job(CHAT, BODY, two.wish()))
         chunks = [chunk async for chunk in answer.chunks()]
         way.over.set()
@@ -168,7 +172,7 @@ async def test_another_provider_goes_on_where_one_breaks_off(
 async def test_two_receipts_split_the_bill(two: Two, consumer: Consumer) -> None:
     """A provider that is told to stop in mid-answer signs for what it gave, and another one for the rest."""
     bought: list[Purchase] = []
-    body = {"messages": PROMPT, "max_tokens": 3000, "ignore_eos": True}
+    body = {"messages": PROMPT, "max_tokens": 1000, "ignore_eos": True}
     async with Buyer(consumer, CHEAPEST, on_purchase=bought.append) as buyer:
         answer = await buyer.start(Job(CHAT, body, two.wish()))
         chunks: list[dict[str, Any]] = []
@@ -179,14 +183,14 @@ async def test_two_receipts_split_the_bill(two: Two, consumer: Consumer) -> None
     one, other = bought
     assert (one.provider, one.outcome) == (two.bad.me, "stopping")
     assert (other.provider, other.outcome) == (two.good.me, "done")
-    assert chunks[-1]["usage"]["completion_tokens"] == 3000
+    assert chunks[-1]["usage"]["completion_tokens"] == 1000
     signed = {
         kept.piece.signed.receipt.hash: kept.piece.signed.receipt for kept in consumer.journal.evidence.receipts()
     }
     parts = [signed[purchase.receipt] for purchase in (one, other)]
     assert [part.completion_tokens for part in parts] == [one.completion_tokens, other.completion_tokens]
-    assert sum(part.completion_tokens for part in parts) == 3000
-    assert 0 < parts[0].completion_tokens < 3000
+    assert sum(part.completion_tokens for part in parts) == 1000
+    assert 0 < parts[0].completion_tokens < 1000
     for part, rig in zip(parts, (two.bad, two.good), strict=True):
         assert part.amount == rig.offer().terms.owed(part.prompt_tokens, part.completion_tokens)
     paid = {record.provider: record.paid for record in consumer.journal.channels()}
@@ -196,7 +200,7 @@ async def test_two_receipts_split_the_bill(two: Two, consumer: Consumer) -> None
 async def test_the_faster_of_two_answers(two: Two, consumer: Consumer) -> None:
     two.layer.way = Slow(0.5)
     bought: list[Purchase] = []
-    async with Buyer(consumer, replace(CHEAPEST, hedge=0.15, first_token=20), on_purchase=bought.append) as buyer:
+    async with Buyer(consumer, replace(CHEAPEST, hedge=0.15), on_purchase=bought.append) as buyer:
         await two.alone(buyer, BODY)
         for _ in range(2):
             answer = await buyer.start(Job(CHAT, BODY, two.wish()))
@@ -244,7 +248,13 @@ async def test_nobody_answers(two: Two, consumer: Consumer) -> None:
 
 
 async def test_an_answer_of_more_than_text_ends_where_its_provider_does(two: Two, consumer: Consumer) -> None:
+    """Or begins anew, for a client that has nothing of it yet."""
     two.layer.way = Dies(9)
+    async with Buyer(consumer, CHEAPEST) as buyer:
+        answer = await buyer.start(Job(CHAT, BODY | {"n": 2}, two.wish()))
+        whole = await answer.whole()
+        assert [one.outcome for one in answer.purchases] == ["connection_lost", "done"]
+        assert [choice["finish_reason"] is not None for choice in whole["choices"]] == [True, True]
     async with Buyer(consumer, CHEAPEST) as buyer:
         answer = await buyer.start(Job(CHAT, BODY | {"n": 2}, two.wish()))
         with pytest.raises(AnswerCut, match="cannot be continued") as cut:
@@ -275,3 +285,25 @@ async def test_what_nobody_uses_is_closed(rig: Rig, consumer: Consumer) -> None:
         await until(lambda: {one.state for one in records()} == {State.CLOSED})
         await (await buyer.start(Job(CHAT, BODY, Wish.parse(f"{MODEL}@{rig.me}")))).whole()
     assert len({one.id for one in records()}) == 2
+
+
+async def test_caps_hold_and_idle_sessions_make_room(
+    two: Two, node: Node, chain: Web3Chain, tmp_path: Path, consumer: Consumer
+) -> None:
+    """What is open counts: a cap for one deposit lets one provider after another be asked, and nothing beyond."""
+    good, bad = (rig.offer().terms for rig in (two.good, two.bad))
+    one_deposit = Policy().step_answers * good.owed(400, 28)
+    assert bad.owed(400, 28) * Policy().step_answers > one_deposit // 3
+    with Journal(tmp_path / "capped.db") as journal:
+        caps = {NATIVE: Caps(hour=one_deposit)}
+        async with (
+            Consumer(chain, fresh_account(node), journal, waits=consumer.waits, caps=caps) as capped,
+            Buyer(capped, CHEAPEST) as buyer,
+        ):
+            for rig in (two.good, two.bad, two.good):
+                whole = await (await buyer.start(Job(CHAT, BODY, two.wish(f"{MODEL}@{rig.me}")))).whole()
+                assert whole["usage"]["completion_tokens"]
+            with pytest.raises(CapExceeded):
+                await buyer.start(Job(CHAT, BODY | {"max_tokens": 4000}, two.wish()))
+        assert [record.state for record in journal.channels()] == [State.CLOSED] * len(journal.channels())
+        assert {record.provider for record in journal.channels()} == {two.good.me, two.bad.me}

@@ -34,7 +34,19 @@ def clock_node() -> Iterator[Node]:
 def record(clock_node: Node, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Deployed there with options of our own."""
     path = tmp_path_factory.mktemp("deploy") / "31337.json"
-    words = ("--guardian", "none", "--minimum-stake", "2.5", "--cover-per-slot", "0.5", "--account", "test:7", "--json")
+    words = (
+        "--guardian",
+        "none",
+        "--minimum-stake",
+        "2.5",
+        "--cover-per-slot",
+        "0.5",
+        "--account",
+        "test:7",
+        "--treasury",
+        GUARDIAN,
+        "--json",
+    )
     done = ape("run", "deploy", *LOCAL, "--deployment", str(path), *words, node=clock_node)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
@@ -47,6 +59,7 @@ def record(clock_node: Node, tmp_path_factory: pytest.TempPathFactory) -> Path:
 async def test_it_deploys_what_it_was_told(clock_node: Node, record: Path) -> None:
     found = deployments.load(record)
     assert found.contracts["StreamPay"].arguments == {"guardian": ZERO_ADDRESS, "permit2": ZERO_ADDRESS}
+    assert found.contracts["License"].arguments["treasury"] == GUARDIAN
     assert found.contracts["Staking"].arguments["minimum_stake"] == str(25 * 10**17)
     assert found.contracts["Staking"].arguments["cover_per_slot"] == str(5 * 10**17)
     async with await Web3Chain.connect(clock_node.url, found) as chain:
@@ -105,10 +118,16 @@ def test_the_guardian_pauses_and_hands_over(node: Node, deployed: Deployed) -> N
         ["guardian", "transfer", heir, "--account", "test:0"],
         ["guardian", "transfer", "0x12", "--account", "test:0"],
         ["guardian", "accept", "--account", "test:5"],
+        ["treasury", "accept", "--account", "test:5"],
+        ["treasury", "transfer", heir, "--account", "test:0"],
+        ["status"],
+        ["treasury", "accept", "--account", "test:5"],
         ["status", "--json"],
     )
-    assert [code for code, _ in told] == [0, 3, 0, 0, 0, 0, 0, 2, 0, 0]
-    first, refused, _, paused, shown, _, _, no_address, _, last = (said for _, said in told)
+    assert [code for code, _ in told] == [0, 3, 0, 0, 0, 0, 0, 2, 0, 3, 0, 0, 0, 0]
+    first, refused, _, paused, shown, _, _, no_address, _, too_early, _, offered, _, last = (said for _, said in told)
+    assert "accepting the treasury's role: the contract refused: license: not the pending treasury" in too_early
+    assert f"treasury       {GUARDIAN}\noffered to     {heir}\n" in offered
     assert json.loads(first)["guardian"] == GUARDIAN
     assert refused == "Error: pausing: the contract refused: guardian: not the guardian\n"
     assert json.loads(paused)["paused"] is True
@@ -116,6 +135,7 @@ def test_the_guardian_pauses_and_hands_over(node: Node, deployed: Deployed) -> N
     assert "'0x12' is not an address" in no_address
     now = json.loads(last)
     assert (now["guardian"], now["pending_guardian"], now["paused"]) == (heir, ZERO_ADDRESS, False)
+    assert (now["treasury"], now["pending_treasury"]) == (heir, ZERO_ADDRESS)
     done = ape("run", "manage", "status", *LOCAL, "--deployment", str(deployed.path), node=node)
     assert done.stdout.startswith(f"guardian       {heir}\n")
 

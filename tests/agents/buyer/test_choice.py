@@ -12,8 +12,8 @@ import pytest
 from agents.buyer import Filters, Policy, Wish
 from agents.buyer._choice import Candidate, Chooser
 from agents.buyer._index import Index
-from agents.buyer._memory import Memory
-from agents.buyer._score import Need, Traffic
+from agents.buyer._memory import Measured, Memory, Traffic
+from agents.buyer._score import Need, Seller, Usual
 from penstock.chain.fake import COVER_PER_SLOT, MINIMUM_STAKE, START, FakeChain
 from penstock.errors import ConfigError, NoOffer, NotFound, PriceTooHigh
 from penstock.keys import new_session_key
@@ -203,6 +203,34 @@ async def test_the_auction_formula_is_a_preset() -> None:
     world.good(old)
     assert await world.order() == [old, young]
     assert await world.order(Wish(MODEL, policy="cheapest")) == [young, old]
+
+
+async def test_a_reputation_grows_with_age_and_a_proven_fault_halves_it() -> None:
+    world = World()
+    await world.sell(COIN, COIN)
+    (entry,) = await world.index.entries()
+    usual, day = Usual.of([]), 86_400
+
+    def reputation(days: int, faults: int = 0) -> float:
+        now = entry.listing.provider.registered_at + days * day
+        seller = Seller.of(replace(entry, faults=faults), Measured(), usual, cover_per_slot=1, now=now)
+        return seller.reputation
+
+    assert reputation(0) == 0
+    assert reputation(30) == pytest.approx(0.5)
+    assert reputation(270) == pytest.approx(0.9)
+    assert reputation(30, faults=2) == pytest.approx(0.125)
+
+
+async def test_a_provider_stands_in_the_row_once_with_its_best_offer() -> None:
+    world = World()
+    account = new_session_key()
+    world.chain.set_balance(account.address, 10**6 * COIN)
+    for price in (3 * COIN, COIN, 2 * COIN):
+        terms = Terms(MODEL, NATIVE, 0, price, price, 2, 8192, 0, "fp8", "eu")
+        await list_offer(world.chain, account, "http://127.0.0.1:1", terms)
+    (only,) = await world.row()
+    assert only.listing.offer.terms.completion_price == COIN
 
 
 async def test_more_stake_than_needed_counts_and_less_rules_out() -> None:

@@ -80,6 +80,20 @@ async def test_follows_all_that_happens(tmp_path: Path) -> None:
     index.close()
 
 
+async def test_two_processes_share_the_file(tmp_path: Path) -> None:
+    """Each sees all, though the other one was there before."""
+    chain = FakeChain()
+    account = await seller(chain)
+    indexes = [Index(tmp_path / "market.db", chain, refresh=0) for _ in range(2)]
+    for number in range(6):
+        await list_offer(chain, account, f"http://127.0.0.1:{number + 1}", terms(number))
+        for index in (indexes[number % 2], indexes[1 - number % 2])[: 1 + number // 2]:
+            assert await indexed(index) == await truth(chain)
+    chain.reorg(2)
+    for index in indexes:
+        assert await indexed(index) == await truth(chain)
+
+
 async def test_a_chain_that_began_anew_is_read_anew(tmp_path: Path) -> None:
     for number in range(2):
         chain = FakeChain()

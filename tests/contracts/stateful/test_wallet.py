@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -33,7 +34,7 @@ from tests.contracts.harness import (
     state_of,
 )
 from tests.fastchain import Chain, Contract, Reverted
-from tests.profiles import COUNTS
+from tests.profiles import COUNTS, PROFILE
 
 OWNER, GUARDIAN, STRANGER, RELAYER = (
     Actor(f"wallet's {role}") for role in ("owner", "guardian", "stranger", "relayer")
@@ -99,9 +100,10 @@ class Twin:
 
 
 places = st.integers(0, 2)
+signers = st.sampled_from([0, 0, 0, 0, 1, 2])
 rates = st.one_of(st.integers(1, 10), st.integers(1, 3 * RATE_SCALE))
-durations = st.one_of(st.integers(1, 5), st.integers(1, 300), st.integers(1, 20_000))
-amounts = st.one_of(st.integers(1, 5), st.integers(1, 2_000), st.integers(1, 50_000))
+durations = st.one_of(st.integers(1, 5), st.integers(1, 300), st.integers(1, 5_000))
+amounts = st.one_of(st.integers(1, 5), st.integers(1, 500), st.integers(1, 50_000))
 pauses = st.one_of(st.integers(0, 3), st.integers(1, 1_300), st.integers(1, 30_000), st.integers(1, 250_000))
 ways = st.sampled_from(["sent", "signed"])
 
@@ -219,7 +221,7 @@ class WalletMachine(RuleBasedStateMachine):
         place=places,
         payee=st.integers(0, 1),
         offer=st.integers(0, 5),
-        key=places,
+        key=signers,
         rate=rates,
         lasts=durations,
         way=ways,
@@ -237,7 +239,7 @@ class WalletMachine(RuleBasedStateMachine):
 
         self.commits(terms, "stream", signer, flow(rate, lasts), rate, act)
 
-    @rule(place=places, payee=st.integers(0, 1), offer=st.integers(0, 30), key=places, amount=amounts, way=ways)
+    @rule(place=places, payee=st.integers(0, 1), offer=st.integers(0, 30), key=signers, amount=amounts, way=ways)
     def opens_a_channel(self, place: int, payee: int, offer: int, key: int, amount: int, way: str) -> None:
         terms, signer = self.terms(place, payee, offer), KEYS[key]
         self.nonce += 1
@@ -251,7 +253,7 @@ class WalletMachine(RuleBasedStateMachine):
 
         self.commits(terms, "channel", signer, amount, 0, act)
 
-    @rule(number=st.integers(0, 9), key=places, more=durations)
+    @rule(number=st.integers(0, 9), key=signers, more=durations)
     def tops_up(self, number: int, key: int, more: int) -> None:
         if (terms := self.pick("stream", number)) is None:
             return
@@ -267,7 +269,7 @@ class WalletMachine(RuleBasedStateMachine):
             self.twin.ledgers[terms.token] = self.twin.ledgers[terms.token].commit(cost)
             item.committed += cost
 
-    @rule(number=st.integers(0, 9), key=places, amount=amounts)
+    @rule(number=st.integers(0, 9), key=signers, amount=amounts)
     def tops_up_a_channel(self, number: int, key: int, amount: int) -> None:
         if (terms := self.pick("channel", number)) is None:
             return
@@ -371,7 +373,7 @@ class WalletMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.evm.sleep(seconds)
 
-    @rule(key=places, life=st.sampled_from([0, 30_000, 10**6, 10**7]), scope=st.integers(1, 3))
+    @rule(key=signers, life=st.sampled_from([0, 30_000, 10**7, 10**7, 10**7]), scope=st.integers(1, 3))
     def keys_rotate(self, key: int, life: int, scope: int) -> None:
         if life:
             self.wallet.set_key(KEYS[key], self.evm.now + life, scope, sender=OWNER)
@@ -380,7 +382,7 @@ class WalletMachine(RuleBasedStateMachine):
             self.wallet.revoke_key(KEYS[key], sender=GUARDIAN)
             self.twin.keys[KEYS[key]] = 0, 0
 
-    @rule(on=st.sampled_from([True, False, False, False]))
+    @rule(on=st.sampled_from([True, *[False] * 7]))
     def the_guardian_pauses(self, on: bool) -> None:
         if on:
             self.wallet.pause(sender=GUARDIAN)
@@ -388,7 +390,7 @@ class WalletMachine(RuleBasedStateMachine):
             self.wallet.unpause(sender=OWNER)
         self.twin.paused = on
 
-    @rule(place=places, percent=st.tuples(*[st.sampled_from([3, 50, 100, 100, 100])] * 4))
+    @rule(place=places, percent=st.tuples(*[st.sampled_from([3, 100, 100, 100, 100, 100])] * 4))
     def caps_change(self, place: int, percent: tuple[int, ...]) -> None:
         caps = Caps(*(most * share // 100 for most, share in zip(LARGEST.as_tuple(), percent, strict=True)))
         token = self.tokens[place]
@@ -526,4 +528,5 @@ class WalletMachine(RuleBasedStateMachine):
 
 def test_wallets_count_what_the_twin_counts(world: World) -> None:
     WalletMachine.world = world
-    run_state_machine_as_test(WalletMachine)
+    # A step here makes several calls, and looks at all that the wallet owns: fewer runs than of StreamPay's machine.
+    run_state_machine_as_test(WalletMachine, settings=settings(max_examples=max(8, PROFILE.examples // 8)))

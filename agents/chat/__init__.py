@@ -1,0 +1,1 @@
+"""`penstock chat`: a conversation on the terminal, its cost in sight."""
