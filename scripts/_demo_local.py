@@ -1,6 +1,6 @@
 """`make demo`, `make slash-demo`, `make skill-demo`: a local chain like BSC (1 s blocks, 0.05 gwei), and the Ape script
-of that name on it. Nothing is left running; what the chain was at the end is kept, and `make explore` opens the
-explorer on it.
+of that name on it. Nothing is left running; the chain is kept as it was at the end, for `make explore` to open the
+explorer on.
 """
 
 import argparse

@@ -148,6 +148,7 @@ def router(deployment: Deployment, store: Store, live: Live, indexer: Callable[[
 
     @api.get("/offers/{offer}", tags=["providers"], responses=_MISSING)
     async def offer(offer: str) -> models.OfferOut:
+        """One offer, by its whole id."""
         row = await store.read(lambda c: queries.offer(c, offer.lower()))
         return models.OfferOut.model_validate(_found(row, "offer"))
 
@@ -213,6 +214,8 @@ def router(deployment: Deployment, store: Store, live: Live, indexer: Callable[[
 
     @api.get("/channels/{channel}", tags=["sessions"], responses=_MISSING)
     async def channel(channel: str) -> models.ChannelDetail:
+        """One channel, and all that happened to it."""
+
         def look(c: Any) -> dict[str, Any] | None:
             row = queries.channel(c, channel.lower())
             return row and {**row, "events": queries.timeline(c, row["id"])}
@@ -262,6 +265,7 @@ def router(deployment: Deployment, store: Store, live: Live, indexer: Callable[[
 
     @api.get("/products/{product}", tags=["licences"], responses=_MISSING)
     async def product(product: Number) -> models.ProductOut:
+        """One product, by its number."""
         row = await store.read(lambda c: queries.product(c, product))
         return models.ProductOut.model_validate(_found(row, "product"))
 

@@ -368,7 +368,7 @@ class Pages:
     async def chat(self, request: Request) -> HTMLResponse:
         def look(c: Connection) -> dict[str, Any]:
             models = queries.facets(c)["model"]
-            return {"models": models, "model": models[0] if models else ""}
+            return {"models": models, "model": "auto"}
 
         chat = self._chat
         return await self.render(request, "chat.html", look, title="Chat", gateway=chat.gateway, payer=chat.payer)

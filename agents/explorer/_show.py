@@ -87,7 +87,8 @@ def moment(seconds: int) -> str:
 def span(seconds: int) -> str:
     for unit, size, small, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
         if seconds >= size:
-            return f"{seconds // size} {unit} {seconds % size // part} {small}"
+            rest = seconds % size // part
+            return f"{seconds // size} {unit} {rest} {small}" if rest else f"{seconds // size} {unit}"
     return f"{seconds} s"
 
 

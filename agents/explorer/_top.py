@@ -107,8 +107,8 @@ class Top(App[None]):
         yield Static(id="head")
         with TabbedContent(initial="market", id="tabs"):
             for pane, columns in (
-                ("market", ("Model", "Paid in", "Cheapest/s", "Bought/s 24h", "Slots", "By token, in/out per million")),
-                ("streams", ("Stream", "Model", "Provider", "Flowed", "Rate/s", "Left")),
+                ("market", ("Model", "Paid in", "Cheapest/s", "Bought/s 24h", "Slots", "Million in/out")),
+                ("streams", ("Stream", "Model", "Provider", "Flowed", "Left", "Rate/s")),
                 ("providers", ("Provider", "Stake", "Offers", "Open", "Sessions", "Success", "Faults")),
                 ("log", ("Ago", "Event", "About", "Amount")),
             ):
@@ -240,7 +240,7 @@ class Top(App[None]):
             left = "used up" if left == "open" else left
             host = hosts.get(row["provider"] or "", short(row["payee"]))
             rate = _rate(show, row["rate"], row["token"])
-            cells = (short(row["id"])[:8], model[:22], host[:20], _steady(show, row, cost), rate, left)
+            cells = (short(row["id"])[:8], model[:20], host[:18], _steady(show, row, cost), left, rate)
             found.append((str(row["seq"]), {**row, "cost": cost}, cells))
         return found
 

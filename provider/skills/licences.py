@@ -11,33 +11,23 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
 
 import structlog
 
 from penstock.chain.port import Chain
 from penstock.errors import ChainError, NodeUnavailable
+from penstock.licence_books import LicenceBooks
 from penstock.licences import (
-    AutoCharge,
     AutoChargeChanged,
-    Completed,
     Licence,
     LicenceEvent,
     LicenceId,
     Licensed,
-    Prices,
-    PricesChanged,
+    ProductEvent,
     ProductId,
-    Refunded,
-    Renewed,
-    Reviewed,
-    Revoked,
     SessionKeyChanged,
-    Status,
-    Upgraded,
-    UsageRecorded,
 )
-from penstock.types import ZERO_ADDRESS, Address, Block
+from penstock.types import Address, Block
 from provider.skills.store import SkillStore
 
 log = structlog.get_logger("provider.licences")
@@ -65,12 +55,7 @@ class Licences:
         self.products = frozenset(products)
         self._first_block, self._confirmations = first_block, confirmations
         self._poll_seconds, self._outage_seconds = poll_seconds, outage_seconds
-        self.known: dict[LicenceId, Licence] = {}
-        self.auto: dict[LicenceId, AutoCharge] = {}
-        self.prices: dict[ProductId, Prices] = {}
-        self.earlier_keys: dict[LicenceId, tuple[Address, int]] = {}
-        """Keys that were replaced, and until when their tickets count."""
-        self._by_licensee: dict[tuple[Address, ProductId], set[LicenceId]] = {}
+        self.books = LicenceBooks()
         self._tip: tuple[int, str] | None = None
         self._head: Block | None = None
         self._offsets: deque[float] = deque(maxlen=_SAMPLES)
@@ -81,16 +66,19 @@ class Licences:
 
     # --- what it tells ---
 
+    @property
+    def known(self) -> dict[LicenceId, Licence]:
+        """Of our products."""
+        return self.books.licences
+
     def now(self) -> int:
         """The chain's time, estimated; never before its head's."""
         estimate = self._clock() + max(self._offsets, default=0.0)
         return int(max(estimate, self._head.timestamp) if self._head else estimate)
 
     def held(self, licensee: Address, product: ProductId) -> Licence | None:
-        """The licence of an account that is good now and lasts longest; None where there is none."""
-        now = self.now()
-        found = [self.known[one] for one in self._by_licensee.get((licensee, product), ())]
-        return max((one for one in found if one.is_valid(now)), key=lambda one: one.remaining(now), default=None)
+        """The licence of an account that is good now; None where there is none."""
+        return self.books.held(licensee, product, self.now())
 
     def trouble(self) -> str | None:
         """Why this may be out of date, or None."""
@@ -182,84 +170,29 @@ class Licences:
         await self._store.rewind(ancestor)
         blocks, events = await self._store.blocks(), await self._store.events()
         self._tip = blocks[0] if blocks else None
-        for book in (self.known, self.auto, self.prices, self.earlier_keys, self._by_licensee):
-            book.clear()
+        self.books = LicenceBooks()
         self._apply(events)
         self._offsets.clear()
         self._offset_is_guess = True
         log.warning("the chain was reorganised", back_to=ancestor, from_block=number)
 
     def _ours(self, events: Iterable[LicenceEvent]) -> list[LicenceEvent]:
-        """Of our products, and of licences to them."""
+        """All about products, which are made of each other; of licences those to ours."""
         licences = set(self.known)
         found = []
         for event in events:
-            if isinstance(event, SessionKeyChanged | AutoChargeChanged):
+            if isinstance(event, ProductEvent):
+                ours = True
+            elif isinstance(event, SessionKeyChanged | AutoChargeChanged):
                 ours = event.licence in licences
             else:
                 ours = event.product in self.products
+                if ours and isinstance(event, Licensed):
+                    licences.add(event.licence)
             if ours:
                 found.append(event)
-                if isinstance(event, Licensed):
-                    licences.add(event.licence)
         return found
 
     def _apply(self, events: Iterable[LicenceEvent]) -> None:
         for event in events:
-            self._fold(event)
-
-    def _fold(self, event: LicenceEvent) -> None:
-        """Bring the books up to date with the next event."""
-        if isinstance(event, Licensed):
-            pending = event.refundable_until > 0
-            self.known[event.licence] = Licence(
-                event.licence,
-                event.licensee,
-                event.product,
-                event.release,
-                event.tier,
-                Status.PENDING if pending else Status.COMPLETED,
-                event.place.timestamp,
-                event.expires_at,
-                event.bought,
-                0,
-                event.cost,
-                False,
-                event.session_key,
-                event.payer if pending else ZERO_ADDRESS,
-                event.refundable_until,
-            )
-            self._by_licensee.setdefault((event.licensee, event.product), set()).add(event.licence)
-            return
-        if isinstance(event, PricesChanged):
-            self.prices[event.product] = event.prices
-            return
-        number = getattr(event, "licence", None)
-        if number not in self.known:
-            return  # about a product, or a licence of another one
-        licence = self.known[number]
-        match event:
-            case Renewed():
-                licence = replace(
-                    licence, expires_at=event.expires_at, bought=event.bought, paid=licence.paid + event.cost
-                )
-                if event.payer == ZERO_ADDRESS and number in self.auto:
-                    self.auto[number] = replace(self.auto[number], budget=self.auto[number].budget - event.cost)
-            case Upgraded():
-                licence = replace(licence, tier=event.tier, paid=licence.paid + event.cost)
-            case Completed():
-                licence = replace(licence, status=Status.COMPLETED, payer=ZERO_ADDRESS, refundable_until=0)
-            case Refunded():
-                licence = replace(licence, status=Status.REFUNDED)
-            case Revoked():
-                licence = replace(licence, status=Status.REVOKED)
-            case SessionKeyChanged():
-                self.earlier_keys[number] = (licence.ticket_key, event.previous_until)
-                licence = replace(licence, session_key=event.session_key)
-            case UsageRecorded():
-                licence = replace(licence, used=event.used)
-            case AutoChargeChanged():
-                self.auto[number] = AutoCharge(event.budget, event.packs, event.max_price)
-            case Reviewed():
-                licence = replace(licence, reviewed=True)
-        self.known[number] = licence
+            self.books.apply(event)

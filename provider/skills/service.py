@@ -341,6 +341,18 @@ class SkillService:
         if best is None or ticket.used > best.used:
             await self._store.keep_ticket(ticket)
             self._tickets[licence.id] = ticket
+        # What a refund or a withdrawn budget could still undo is recorded before the call: that completes the purchase,
+        # or buys the pack.
+        if ticket.used > licence.bought or licence.status is Status.PENDING:
+            await self._record(licence, ticket)
+
+    async def _record(self, licence: Licence, ticket: Ticket) -> None:
+        if await self._post([ticket]):
+            return
+        if ticket.used > licence.bought:
+            raise _used_up(licence, ticket.used)
+        message = f"the first ticket of licence {licence.id} cannot be recorded on the chain: try again shortly"
+        raise ApiError(503, "chain_unavailable", message, retry_after=5)
 
     def _require_ticket(self, licence: Licence, ticket: Ticket) -> None:
         try:
@@ -364,12 +376,7 @@ class SkillService:
 
     def _affordable(self, licence: Licence) -> int:
         """The highest ticket that the contract would take now: what was bought, and what the budget buys."""
-        auto = self.licences.auto.get(licence.id)
-        prices = self.licences.prices.get(licence.product)
-        skill = self.served.get(licence.product)
-        if auto is None or prices is None or skill is None or licence.status is not Status.COMPLETED:
-            return licence.bought
-        return licence.bought + auto.affords(prices[licence.tier.place], skill.product.listing.unit)
+        return self.licences.books.chargeable(licence.id, self.licences.now())
 
     async def settle(self) -> int:
         """Post the tickets that say more than the chain does, and complete what no refund can undo any more. Returns
@@ -433,7 +440,7 @@ class SkillService:
     def _usage(self, skill: Served, licence: Licence, units: int, took: int) -> SkillUsage:
         cost = 0
         if units:
-            price = self.licences.prices.get(licence.product, skill.product.prices)[licence.tier.place]
+            price = self.licences.books.products[licence.product].prices[licence.tier.place]
             cost = -(-price * units // skill.product.listing.unit)
         return SkillUsage(units, str(cost), skill.product.listing.token, took, self._state(licence))
 

@@ -21,6 +21,7 @@ addEventListener("DOMContentLoaded", () => {
     status.textContent = "looking for an offer, opening a stream";
     const began = performance.now();
     let first = 0;
+    const notes = {}; // what the gateway says at the end, in comments
     const clock = setInterval(() => {
       meters.time.textContent = ((performance.now() - began) / 1000).toFixed(1);
     }, 100);
@@ -45,6 +46,10 @@ addEventListener("DOMContentLoaded", () => {
         const lines = rest.split("\n");
         rest = lines.pop();
         for (const line of lines) {
+          if (line.startsWith(": x-penstock-")) {
+            const [name, ...rest] = line.slice(2).split(" ");
+            notes[name] = rest.join(" ");
+          }
           if (!line.startsWith("data: ") || line === "data: [DONE]") continue;
           const chunk = JSON.parse(line.slice(6));
           if (chunk.error) throw new Error(chunk.error.message);
@@ -57,6 +62,8 @@ addEventListener("DOMContentLoaded", () => {
         }
       }
       status.textContent += "; done";
+      if (notes["x-penstock-cost"]) status.textContent += `, for ${notes["x-penstock-cost"]}`;
+      if (notes["x-penstock-provider"]) status.textContent += `, by ${notes["x-penstock-provider"]}`;
     } catch (error) {
       status.textContent = error.name === "AbortError" ? "stopped" : error.message;
     } finally {

@@ -220,7 +220,7 @@ async def test_an_answer_is_bought_through_a_gateway(rig: Rig, browser: Browser)
         await answer.prepare(request)
         for word in ("Water ", "runs ", "downhill."):
             await answer.write(b"data: " + json.dumps({"choices": [{"delta": {"content": word}}]}).encode() + b"\n\n")
-        await answer.write(b"data: [DONE]\n\n")
+        await answer.write(b": x-penstock-cost 0.00002 BNB\n\ndata: [DONE]\n\n")
         return answer
 
     gateway = web.Application()
@@ -237,7 +237,7 @@ async def test_an_answer_is_bought_through_a_gateway(rig: Rig, browser: Browser)
             await page.get_by_label("Question").fill("Why?")
             await page.get_by_role("button", name="Ask").click()
             await page.get_by_text("Water runs downhill.").wait_for()
-            await page.get_by_text("; done").wait_for()
+            await page.get_by_text("; done, for 0.00002 BNB").wait_for()
             assert asked[0]["messages"] == [{"role": "user", "content": "Why?"}]
             sound(page)
             # Pages of others, and other machines' names for this one, do not get at the gateway's money.

@@ -8,8 +8,8 @@ import httpx
 import msgspec
 import pytest
 
-from penstock.errors import ConfigError, GatewayRefused, Overcharged
-from penstock.licences import Licensed, Status
+from penstock.errors import ConfigError, GatewayRefused, Overcharged, Reverted
+from penstock.licences import AutoCharge, Licensed, Status
 from penstock.wire.receipts import NOTHING
 from penstock.wire.skills import SKILL_RECEIPTS_PATH, ExecuteRequest, SkillReceiptsAnswer
 from penstock.wire.tickets import TicketBody, sign_ticket
@@ -249,3 +249,39 @@ async def test_only_the_publisher_serves_a_product(market: SkillMarket) -> None:
     with pytest.raises(ConfigError, match="name products that"):
         async with market.gateway(market.account(), skills=(product,)):
             pass
+
+
+async def test_a_budget_buys_packs_before_what_they_pay_for_is_served(market: SkillMarket) -> None:
+    skill = write_skill(market.folder / "count", licence='kind = "usage"\nprice = "0.01"\npack = 2')
+    product = await market.publish(skill)
+    buyer = market.account()
+    number = await market.buy(buyer, product)
+    await market.chain.set_auto_charge(buyer, number, AutoCharge(10**16, 1, 10**16), value=10**16)
+    async with market.gateway() as licensing, market.skills(buyer) as skills:
+        session = await skills.session_for(product)
+        for total in (1, 2, 3, 4):
+            assert (await session.call("count", {"text": "a"})).receipt.total == total
+            assert (await market.licence(number)).bought == (2 if total < 3 else 4)
+        await until(lambda: licensing.licences.known[number].bought == 4)
+        with pytest.raises(GatewayRefused) as refused:
+            await session.call("count", {"text": "a"})
+        assert refused.value.code == "licence_used_up"
+
+
+async def test_what_was_used_cannot_be_taken_back(market: SkillMarket) -> None:
+    terms = 'kind = "usage"\nprice = "0.01"\npack = 5\nrefund_window = 3600'
+    product = await market.publish(write_skill(market.folder / "count", licence=terms))
+    buyer = market.account()
+    number = await market.buy(buyer, product)
+    async with market.gateway() as licensing, market.skills(buyer) as skills:
+        session = await skills.session_for(product)
+        with market.chain.outage(), pytest.raises(GatewayRefused) as refused:
+            await session.call("count", {"text": "a"})
+        assert refused.value.status == 503
+        await session.call("count", {"text": "a"})
+        with pytest.raises(Reverted):
+            await market.chain.refund_licence(buyer, number)
+        assert (await market.licence(number)).status is Status.COMPLETED
+        await until(lambda: licensing.licences.known[number].used == 1)
+        assert (await session.call("count", {"text": "a"})).receipt.total == 2
+        assert (await market.licence(number)).used == 1  # the next one waits for others
