@@ -23,6 +23,7 @@ from penstock.chain.web3 import Web3Chain
 from penstock.keys import LocalAccount
 from tests.deployed import ROOT
 from tests.gateways import dies_in_mid_answer, selling
+from tests.harness import free_port
 from tests.market import COIN, MODEL, Done, Market, finish
 from tests.served import providing, serving
 
@@ -293,8 +294,7 @@ def test_the_skill_says_what_it_is() -> None:
 async def test_each_command_of_the_skill_works_as_written(
     market: Market, payer: LocalAccount, chain: Web3Chain, tmp_path: Path
 ) -> None:
-    port = str(market.node.url.rsplit(":", 1)[1])
-    environment = market.environment(payer, PENSTOCK_SERVE_PORT=str(40_000 + int(port) % 20_000))
+    environment = market.environment(payer, PENSTOCK_SERVE_PORT=str(free_port()))
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     script = tmp_path / "skill.sh"
     numbered = [f"echo '--- {number}'\n{block}" for number, block in enumerate(BLOCKS)]
@@ -311,4 +311,4 @@ async def test_each_command_of_the_skill_works_as_written(
     assert done.code == 0, done.out[-500:] + done.err
     parts = re.split(r"^--- \d+$", done.out, flags=re.MULTILINE)[1:]
     assert all(part.strip() for part in parts[:6]), parts
-    assert '"chat.completion"' in done.out, done.out
+    assert '"chat.completion"' in done.out, parts[-2] + done.err
