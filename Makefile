@@ -8,7 +8,7 @@ export APE_DATA_FOLDER := $(CURDIR)/.cache/ape
 PROMPT ?= Why does water flow downhill?
 SOURCES := $(shell find contracts -name '*.vy' -o -name '*.vyi' -o -name '*.sol')
 
-.PHONY: help setup compile demo slash-demo skill-demo node test lint unit contracts fork gas abi vllm vllm-test clean
+.PHONY: help setup compile demo slash-demo skill-demo explore node test lint unit contracts fork gas abi vllm vllm-test clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ slash-demo: compile ## Show each way to cheat, caught and slashed, on a local ch
 
 skill-demo: compile ## Show skills published, licensed, combined and run, and each way to cheat refused
 	@python scripts/_demo_local.py skill_demo
+
+explore: setup ## Open the explorer on the chain of the last demonstration
+	@python scripts/_demo_local.py explore
 
 node: setup ## Run a local chain in this terminal (chain id 31337, one block a second)
 	@anvil --chain-id 31337 --block-time 1 --base-fee 0 --gas-price 50000000 --order fifo

@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from agents.chat.cli import chat
+from agents.explorer.cli import explorer, top
 from agents.gateway.cli import serve
 from agents.records.cli import budgets, history, sessions
 from agents.skills.cli import app as skills
@@ -109,6 +110,8 @@ receipts = typer.Typer(rich_markup_mode=None, invoke_without_command=True)
 app.add_typer(receipts, name="receipts")
 app.add_typer(skills, name="skill")
 app.add_typer(wallet, name="wallet")
+app.add_typer(explorer, name="explorer")
+app.command()(top)
 
 
 def _version(wanted: bool) -> None:

@@ -41,9 +41,10 @@ CONSUMER_DOLLARS = 5 * 10**6
 
 
 @click.command(cls=deployer.ChainCommand)
+@click.option("--deployment", "kept", type=click.Path(path_type=Path), help="Record there where the contracts are.")
 @click.option("--prompt", default="Why does water flow downhill?", show_default=True, help="What the consumers ask.")
 @click.option("--seconds", default=120, show_default=True, help="How long each consumer's deposit lasts.")
-def cli(prompt: str, seconds: int) -> None:
+def cli(kept: Path | None, prompt: str, seconds: int) -> None:
     """Deploy, serve, buy three times, and check the sums."""
     deployer.require_lasting_chain()
     if networks.provider.chain_id != LOCAL_CHAIN_ID:
@@ -52,7 +53,7 @@ def cli(prompt: str, seconds: int) -> None:
     say(f"1  Chain {networks.provider.chain_id} at {node}. Deploying the contracts.")
     deployment = deployer.deploy(deployer.ape_account("test:0"))
     with tempfile.TemporaryDirectory(prefix="penstock-demo-") as folder:
-        path = deployment.save(Path(folder) / "deployment.json")
+        path = deployment.save(kept or Path(folder) / "deployment.json")
         for name, contract in deployment.contracts.items():
             click.echo(f"   {name:<10} {contract.address}  block {contract.block}")
         run(Stage(Path(folder), node, path), deployment, prompt, seconds)

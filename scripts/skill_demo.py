@@ -51,7 +51,8 @@ TEXT = "  The   river runs,   and the wheel   turns.  "
 
 
 @click.command(cls=deployer.ChainCommand)
-def cli() -> None:
+@click.option("--deployment", "kept", type=click.Path(path_type=Path), help="Record there where the contracts are.")
+def cli(kept: Path | None) -> None:
     """Publish, license, combine, run; and refuse who cheats."""
     deployer.require_lasting_chain()
     if networks.provider.chain_id != LOCAL_CHAIN_ID:
@@ -63,7 +64,7 @@ def cli() -> None:
     say(f"1  Chain {networks.provider.chain_id} at {node}. Deploying the contracts.")
     deployment = deployer.deploy(deployer.ape_account("test:0"))
     with tempfile.TemporaryDirectory(prefix="penstock-skills-demo-") as folder:
-        path = deployment.save(Path(folder) / "deployment.json")
+        path = deployment.save(kept or Path(folder) / "deployment.json")
         click.echo(f"   License  {deployment.license}")
         asyncio.run(Play(Stage(Path(folder), node, path), deployment).run())
 

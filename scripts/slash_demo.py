@@ -62,7 +62,8 @@ PAID_LIES = (Lie.OVERBILLING, Lie.PADDING, Lie.RUNNING_TOTAL, Lie.BROKEN_CHAIN, 
 
 
 @click.command(cls=deployer.ChainCommand)
-def cli() -> None:
+@click.option("--deployment", "kept", type=click.Path(path_type=Path), help="Record there where the contracts are.")
+def cli(kept: Path | None) -> None:
     """Cheat, catch, slash; and try to frame an honest provider."""
     deployer.require_lasting_chain()
     if networks.provider.chain_id != LOCAL_CHAIN_ID:
@@ -76,7 +77,7 @@ def cli() -> None:
     say(f"1  Chain {networks.provider.chain_id} at {node}. Deploying the contracts.")
     deployment = deployer.deploy(deployer.ape_account("test:0"))
     with tempfile.TemporaryDirectory(prefix="penstock-slash-") as folder:
-        path = deployment.save(Path(folder) / "deployment.json")
+        path = deployment.save(kept or Path(folder) / "deployment.json")
         click.echo(f"   Slashing  {deployment.contracts['Slashing'].address}")
         asyncio.run(Trial(Stage(Path(folder), node, path), deployment).run())
 

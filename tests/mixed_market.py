@@ -171,7 +171,7 @@ async def trade(
     async def client() -> None:
         while time.monotonic() < end:
             most = dice.choice((3, 12, 40, 40, 120))
-            body: dict[str, Any] = {"max_tokens": most, "temperature": 0, "ignore_eos": dice.random() < 0.5}
+            body: dict[str, Any] = {"max_tokens": most, "temperature": dice.choice((0, 1))}
             prompt = dice.choice(PROMPTS)
             path = dice.choice((CHAT, CHAT, CHAT, TEXT))
             body |= {"messages": [{"role": "user", "content": prompt}]} if path == CHAT else {"prompt": prompt}

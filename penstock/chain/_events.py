@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from penstock.chain._codec import EventShape, event_shapes
@@ -40,7 +40,7 @@ _PLAIN: dict[str, Callable[..., Event]] = {
     "KeeperPaid": KeeperPaid,
 }
 """Those whose fields are named as the contract names them."""
-_MONEY_EVENTS = ("Opened", "ChannelOpened", *_PLAIN)
+MONEY_EVENTS = ("Opened", "ChannelOpened", *_PLAIN)
 
 
 def stream_shapes() -> dict[str, EventShape]:
@@ -48,7 +48,7 @@ def stream_shapes() -> dict[str, EventShape]:
 
 
 def money_shapes() -> dict[str, EventShape]:
-    return event_shapes("StreamPay", _MONEY_EVENTS)
+    return event_shapes("StreamPay", MONEY_EVENTS)
 
 
 def parse(log: dict[str, Any], timestamp: int) -> Event:
@@ -61,14 +61,19 @@ def parse(log: dict[str, Any], timestamp: int) -> Event:
     place = Place(
         int(log["blockNumber"], 16), log["blockHash"], timestamp, log["transactionHash"], int(log["logIndex"], 16)
     )
-    if shape.name == "Opened":
+    return event_of(shape.name, values, place)
+
+
+def event_of(name: str, values: Mapping[str, Any], place: Place) -> Event:
+    """The event of this name with these values; KeyError where it is not about money."""
+    if name == "Opened":
         return Opened(
             place, values["id"], _key(values), values["rate"], values["start"], values["end"], values["from_vault"]
         )
-    if shape.name == "ChannelOpened":
+    if name == "ChannelOpened":
         return ChannelOpened(place, values["id"], _key(values), values["deposit"], values["from_vault"])
-    return _PLAIN[shape.name](place, **values)
+    return _PLAIN[name](place, **values)
 
 
-def _key(values: dict[str, Any]) -> StreamKey:
+def _key(values: Mapping[str, Any]) -> StreamKey:
     return StreamKey(values["payer"], values["payee"], values["token"], values["session_key"], values["offer_id"])

@@ -82,15 +82,18 @@ class Egress:
                 return await _refuse(writer, f"{host} leads to a private address, or nowhere")
             async with asyncio.timeout(_CONNECT_SECONDS):
                 far_reader, far_writer = await asyncio.open_connection(address, port)
-            if method == "CONNECT":
-                writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            else:
-                # One request for each connection: a second one could name another host.
-                _, rest = head.split(b"\r\n", 1)
-                parts = urlsplit(target)
-                path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-                far_writer.write(f"{method} {path} HTTP/1.1\r\n".encode("latin-1") + _closing(rest))
-            await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+            try:
+                if method == "CONNECT":
+                    writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                else:
+                    # One request for each connection: a second one could name another host.
+                    _, rest = head.split(b"\r\n", 1)
+                    parts = urlsplit(target)
+                    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+                    far_writer.write(f"{method} {path} HTTP/1.1\r\n".encode("latin-1") + _closing(rest))
+                await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+            finally:
+                far_writer.close()
         except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, TimeoutError):
             with suppress(OSError):
                 await _refuse(writer, "not reached")

@@ -13,8 +13,10 @@ from penstock.chain.port import Chain
 from penstock.consumer import Listing, Market
 from penstock.errors import NodeUnavailable
 from penstock.keys import LocalAccount, new_session_key
+from penstock.reporting import bring, judge
 from penstock.types import NATIVE, Address, OfferId, Terms
 from tests.gateways import list_offer
+from tests.liar import Liar
 
 COIN = 10**18
 
@@ -125,3 +127,28 @@ async def test_an_offer_in_what_is_no_token_hides_no_other() -> None:
     index = Index(None, chain)
     assert [entry.listing.token.symbol for entry in await index.entries()] == ["BNB"]
     assert list(await index.models()) == ["m"]
+
+
+async def test_a_proven_fault_is_counted_and_a_reorganisation_forgets_it(tmp_path: Path) -> None:
+    chain = FakeChain()
+    account, reporter = await seller(chain), await seller(chain)
+    liar = await Liar.register(chain, account, chain.advance)
+    await chain.stake(reporter, account.address, 10 * COIN)  # what is left covers its slots
+    index = Index(tmp_path / "market.db", chain, refresh=0)
+    (entry,) = await index.entries()
+    assert entry.faults == 0
+    chain.mine(3)
+    pieces = liar.lies(reporter.address)["overbilling"]
+    chain.advance(10)
+    (case,) = (await judge(chain, pieces)).cases
+    before = (await chain.head()).number
+    await bring(chain, reporter, case.fault)
+    (convicted,) = await index.entries()
+    assert convicted.faults == 1
+    assert convicted.listing.stake < entry.listing.stake
+    again = Index(tmp_path / "market.db", chain, refresh=0)
+    assert [one.faults for one in await again.entries()] == [1]
+    chain.reorg((await chain.head()).number - before)
+    for one in (index, again):
+        (acquitted,) = await one.entries()
+        assert (acquitted.faults, acquitted.listing.stake) == (0, entry.listing.stake)

@@ -130,6 +130,14 @@ def test_totals_by_group_and_token(tmp_path: Path) -> None:
     assert sum(row.completion_tokens for row in totals(asked, "app")) == 4
 
 
+def test_a_request_that_one_provider_served_twice_is_one_request(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "records.db") as ledger:
+        request = ledger.begin(app="serve", client="", path="/v1", wish="auto")
+        ledger.bought(request, [bought(), bought(cost=1)])
+        (row,) = totals(ledger.requests(), "provider")
+        assert (row.requests, row.cost, row.prompt_tokens) == (1, 10**13 + 1, 6)
+
+
 @pytest.mark.parametrize(
     ("text", "hours"), [("90m", 10.5), ("2h", 10), ("1d", -12), ("2026-11-21", 0), ("2026-11-21 06:00", 6)]
 )

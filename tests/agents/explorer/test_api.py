@@ -1,0 +1,268 @@
+"""The API: what it says is the chain's, pages do not skip, caches and limits hold, and its description is true."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+
+from agents.explorer._app import Server, app
+from agents.explorer._asgi import RateLimit
+from agents.explorer._indexer import Indexer
+from penstock.accrual import StreamState
+from penstock.types import NATIVE, StreamId
+from tests.agents.explorer.conftest import Rig
+from tests.market import until
+
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+
+
+@asynccontextmanager
+async def served(rig: Rig, indexer: Indexer | None = None, **options: Any) -> AsyncIterator[str]:
+    """The real server on a free port, with its indexer; its URL."""
+    indexer = indexer or rig.another()
+    indexer._poll = 0.05
+    await indexer.sync()
+    server = Server(app(rig.deployment, rig.store, indexer, **{"per_minute": 0, **options}), port=0)
+    task = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+@pytest.fixture
+async def http(rig: Rig) -> AsyncIterator[httpx.AsyncClient]:
+    async with served(rig) as url, httpx.AsyncClient(base_url=f"{url}/api/v1", timeout=10) as client:
+        yield client
+
+
+async def every(http: httpx.AsyncClient, path: str, **params: Any) -> list[dict[str, Any]]:
+    """All pages of a list, a few at a time."""
+    found, after = [], None
+    while True:
+        given = {**params, "limit": 7} | ({"after": after} if after else {})
+        body = (await http.get(path, params=given)).raise_for_status().json()
+        assert len(body["items"]) <= 7
+        found += body["items"]
+        after = body["next"]
+        if after is None:
+            return found
+
+
+async def test_what_it_says_is_what_the_chain_says(rig: Rig, http: httpx.AsyncClient) -> None:
+    overview = (await http.get("/overview")).json()
+    providers = await every(http, "/providers")
+    assert overview["block"] == rig.node.height
+    assert overview["providers"] == len(providers) == len(await rig.chain.providers())
+    for provider in providers:
+        assert int(provider["stake"]) == await rig.chain.stake_of(provider["id"])
+    assert {o["id"] for o in await every(http, "/offers")} == {o.id for o in await rig.chain.offers() if o.active}
+    streams = await every(http, "/streams")
+    assert len(streams) == len({(s["id"], s["start"]) for s in streams}) > 10
+    running = [s for s in streams if s["status"] == "open"]
+    states = await rig.chain.streams([StreamId(s["id"]) for s in running])
+    now = overview["timestamp"]
+    for shown, state in zip(running, states, strict=True):
+        assert isinstance(state, StreamState)
+        assert int(shown["cost"]) == state.cost(min(now, state.end))
+        assert int(shown["deposit"]) == state.deposit
+    flowing = {NATIVE: 0, rig.deployment.tokens["TUSD"]: 0}
+    for stream in running:
+        flowing[stream["token"]] += int(stream["rate"]) if now < stream["end"] else 0
+    assert {token: int(rate) for token, rate in overview["flowing"].items()} == {t: r for t, r in flowing.items() if r}
+    events = await every(http, "/events")
+    assert [int(e["seq"]) for e in events] == sorted({int(e["seq"]) for e in events}, reverse=True)
+
+
+@on_sqlite
+async def test_one_of_each(rig: Rig, http: httpx.AsyncClient) -> None:
+    (fault,) = (await http.get("/faults")).json()["items"]
+    assert (fault["kind"], int(fault["slashed"]) > 0) == (1, True)
+    provider = (await http.get(f"/providers/{fault['provider'].lower()}")).json()
+    assert (provider["faults"], provider["success"] < 1) == (1, True)
+    stream = (await http.get("/streams", params={"status": "closed"})).json()["items"][0]
+    detail = (await http.get(f"/streams/{stream['id']}")).json()
+    names = [event["name"] for event in detail["events"]]
+    assert (names[0], names[-1]) == ("Opened", "Closed")
+    assert int(detail["paid"]) + int(detail["refund"]) == int(detail["deposit"])
+    account = (await http.get(f"/accounts/{stream['payer']}")).json()
+    assert int(account["spent"][stream["token"]]) >= int(stream["paid"])
+    channel = (await http.get("/channels", params={"status": "closed"})).json()["items"][0]
+    detail = (await http.get(f"/channels/{channel['id']}")).json()
+    assert int(detail["settled"]) + int(detail["refund"]) == int(detail["deposit"])
+    hours = (await http.get("/volume")).json()
+    paid = sum(int(s["cost"]) for s in await every(http, "/streams") if s["token"] == NATIVE)
+    assert sum(int(h["flowed"]) for h in hours if h["token"] == NATIVE) == paid
+    for path in ("/providers", "/offers", "/streams", "/channels"):
+        assert (await http.get(f"{path}/0x{'00' * 32}")).status_code == 404
+
+
+@on_sqlite
+async def test_offers_are_filtered_and_searched(http: httpx.AsyncClient) -> None:
+    offers = await every(http, "/offers")
+    token = offers[-1]["token"]
+    rate = sorted(int(o["rate"]) for o in offers if o["token"] == token and int(o["rate"]))[1]
+    cases: list[tuple[dict[str, Any], Any]] = [
+        ({"model": "QWEN"}, lambda o: "Qwen" in o["model"]),
+        ({"region": "eu-"}, lambda o: "eu-" in o["region"]),
+        ({"quantization": "fp8"}, lambda o: o["quantization"] == "fp8"),
+        ({"token": token, "max_rate": rate}, lambda o: o["token"] == token and 0 < int(o["rate"]) <= rate),
+        ({"min_stake": 10**18}, lambda o: int(o["stake"]) >= 10**18),
+        ({"min_success": 0.999}, lambda o: o["success"] >= 0.999),
+        ({"basis": "token"}, lambda o: int(o["completion_price"]) > 0),
+        ({"model": "%"}, lambda o: False),
+    ]
+    for params, fits in cases:
+        wanted = [o["id"] for o in offers if fits(o)]
+        assert [o["id"] for o in await every(http, "/offers", **params)] == wanted, params
+        assert params["model"] == "%" if "model" in params and not wanted else wanted
+    stakes = [int(o["stake"]) for o in await every(http, "/offers", sort="stake")]
+    assert stakes == sorted(stakes, reverse=True)
+    hits = (await http.get("/search", params={"q": offers[0]["id"][:12]})).json()
+    assert {"kind": "offer", "id": offers[0]["id"]}.items() <= hits[0].items()
+    assert (await http.get("/search", params={"q": "x"})).status_code == 422
+
+
+@on_sqlite
+async def test_answers_are_cached_until_the_chain_moves(rig: Rig, http: httpx.AsyncClient) -> None:
+    first = await http.get("/overview")
+    tag = first.headers["etag"]
+    again = await http.get("/overview", headers={"if-none-match": tag})
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    rig.node.mine()
+
+    async def moved() -> bool:
+        return (await http.get("/overview", headers={"if-none-match": tag})).status_code == 200
+
+    await until(moved)
+
+
+@on_sqlite
+async def test_each_client_has_its_limit(rig: Rig) -> None:
+    async with served(rig, per_minute=40) as url, httpx.AsyncClient(base_url=url) as client:
+        codes = [(await client.get("/api/v1/tokens")).status_code for _ in range(12)]
+        assert codes[:10] == [200] * 10
+        assert 429 in codes
+        refused = await client.get("/api/v1/tokens")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert (await client.get("/static/style.css")).status_code == 200
+
+
+def test_a_bucket_fills_again() -> None:
+    now = [0.0]
+    limit = RateLimit(lambda *_: None, 60, lambda: now[0])  # type: ignore[arg-type,return-value]
+    assert [limit._take("a") <= 0 for _ in range(16)] == [True] * 15 + [False]
+    assert limit._take("b") <= 0
+    assert 0 < limit._take("a") <= 1
+    now[0] += 1
+    assert limit._take("a") <= 0
+    assert limit._take("a") > 0
+
+
+@on_sqlite
+async def test_news_come_as_they_happen_and_what_was_missed_first(rig: Rig) -> None:
+    async with served(rig) as url, httpx.AsyncClient(base_url=f"{url}/api/v1", timeout=20) as http:
+        last = int((await http.get("/events", params={"limit": 1})).json()["items"][0]["seq"])
+        async with http.stream("GET", "/live") as live:
+            lines = live.aiter_lines()
+            assert await anext(lines) == "retry: 2000"
+            await rig.live(sessions=2, seconds=20)
+            told = await read_news(lines, lambda kinds: kinds.count("event") > 5 and "block" in kinds)
+            seqs = [seq for kind, seq, _ in told if kind == "event"]
+            assert seqs == sorted(set(seqs))
+            assert min(seqs) > last
+            rig.node.reorg(10)
+            rig.node.mine()
+            await read_news(lines, lambda kinds: "reorg" in kinds)
+        async with http.stream("GET", "/live", headers={"last-event-id": str(seqs[0])}) as live:
+            lines = live.aiter_lines()
+            missed = await read_news(lines, lambda kinds: len(kinds) >= 2)
+            assert [seq for _, seq, _ in missed] == seqs[1:3]
+            assert missed[0][2]["name"]
+
+
+async def read_news(lines: AsyncIterator[str], enough: Any) -> list[tuple[str, int, Any]]:
+    told: list[tuple[str, int, Any]] = []
+    seq, kind = 0, ""
+    async with asyncio.timeout(20):
+        async for line in lines:
+            name, _, rest = line.partition(": ")
+            match name:
+                case "id":
+                    seq = int(rest)
+                case "event":
+                    kind = rest
+                case "data":
+                    told.append((kind, seq, json.loads(rest)))
+                    if enough([one[0] for one in told]):
+                        break
+    return told
+
+
+@on_sqlite
+async def test_a_wallet_is_given_what_the_contract_takes(rig: Rig) -> None:
+    """The unsigned transactions open and stop a real stream."""
+    async with served(rig) as url, httpx.AsyncClient(base_url=f"{url}/api/v1", timeout=20) as http:
+        for token in (NATIVE, rig.deployment.tokens["TUSD"]):
+            offers = (await http.get("/offers", params={"token": token, "basis": "second"})).json()["items"]
+            payer = rig.node.rpc("eth_accounts")[5]
+            if token != NATIVE:
+                rig.node.mint(token, payer, 10**9)
+            body = (await http.get(f"/offers/{offers[0]['id']}/open", params={"payer": payer, "seconds": 60})).json()
+            send(rig, payer, body)
+
+            async def opened(token: str = token, payer: str = payer) -> Any:
+                found = (await http.get("/streams", params={"payer": payer, "status": "open"})).json()["items"]
+                return [s for s in found if s["token"] == token and s["provider"] is not None]
+
+            (stream,) = await until(opened)
+            assert stream["end"] - stream["start"] == 60
+            send(rig, payer, (await http.get(f"/streams/{stream['id']}/stop")).json())
+
+            async def over(id: str = stream["id"]) -> bool:
+                return (await http.get(f"/streams/{id}")).json()["status"] == "closed"
+
+            await until(over)
+            assert (await http.get(f"/streams/{stream['id']}/stop")).status_code == 409
+
+
+def send(rig: Rig, payer: str, body: dict[str, Any]) -> None:
+    for one in body["transactions"]:
+        rig.node.transact(payer, one["to"], bytes.fromhex(one["data"][2:]), int(one["value"], 16))
+
+
+@on_sqlite
+async def test_the_description_is_true(rig: Rig) -> None:
+    """Schemathesis asks everything that the description allows, and much that it does not."""
+    async with served(rig) as url:
+        schema = await asyncio.to_thread(schemathesis.openapi.from_url, f"{url}/api/v1/openapi.json")
+        quick = settings(
+            max_examples=6, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+        )
+
+        def ask_all() -> int:
+            operations = [found.ok() for found in schema.exclude(path="/api/v1/live").get_all_operations()]
+            for operation in operations:
+                quick(asking(operation))()
+            return len(operations)
+
+        assert await asyncio.to_thread(ask_all) >= 18
+
+
+def asking(operation: Any) -> Any:
+    @given(case=operation.as_strategy())
+    def ask(case: Any) -> None:
+        case.call_and_validate()
+
+    return ask
