@@ -70,7 +70,6 @@ class Egress:
         task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_writer = None
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             method, target, *_ = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
@@ -98,9 +97,7 @@ class Egress:
             with suppress(OSError):
                 await _refuse(writer, "not reached")
         finally:
-            for one in (writer, far_writer):
-                if one is not None:
-                    one.close()
+            writer.close()
 
     async def _resolve(self, host: str, port: int) -> str | None:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
