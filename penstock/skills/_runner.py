@@ -83,4 +83,5 @@ def main() -> None:
     os._exit(0)  # whatever the skill left running is not waited for
 
 
-main()
+if __name__ == "__main__":
+    main()
