@@ -91,7 +91,7 @@ class Slow(Layer):
 
 
 class _After(Layer):
-    """Something happens after so many bytes of the answer's words."""
+    """Something happens after so many words of the answer."""
 
     def __init__(self, words: int) -> None:
         super().__init__()
@@ -104,11 +104,16 @@ class _After(Layer):
         sent = 0
 
         async def until_then(message: Message) -> None:
+            """One event at a time: what comes before goes out, however many come at once."""
             nonlocal sent
             if message["type"] == "http.response.body":
-                sent += message.get("body", b"").count(b'"content":"')
-                if sent > self._words:
-                    await self.happens()
+                *events, rest = message.get("body", b"").split(b"\n\n")
+                for event in events:
+                    sent += event.count(b'"content":"')
+                    if sent > self._words:
+                        await self.happens()
+                    await send({**message, "body": event + b"\n\n", "more_body": True})
+                message = {**message, "body": rest}
             await send(message)
 
         await app(scope, receive, until_then)

@@ -8,7 +8,9 @@ the price alone meets them all.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -161,15 +163,24 @@ async def market_of(
 
 
 async def trade(
-    buyer: Buyer, stalls: dict[Address, Stall], report: Report, *, seconds: float, clients: int, dice: random.Random
+    buyer: Buyer,
+    stalls: dict[Address, Stall],
+    report: Report,
+    *,
+    clients: int,
+    dice: random.Random,
+    requests: int = sys.maxsize,
+    seconds: float = math.inf,
 ) -> None:
-    """Mixed traffic of so many clients at once."""
-    end = time.monotonic() + seconds
+    """Mixed traffic of so many clients at once, for so many requests or seconds in all."""
+    end, made = time.monotonic() + seconds, 0
     filters = Filters(allow=frozenset(stalls))
     wishes = [Wish.parse(name, filters) for name in ("auto", MODEL, MODEL, "cheapest", f"fastest/{MODEL}")]
 
     async def client() -> None:
-        while time.monotonic() < end:
+        nonlocal made
+        while time.monotonic() < end and made < requests:
+            made += 1
             most = dice.choice((3, 12, 40, 40, 120))
             body: dict[str, Any] = {"max_tokens": most, "temperature": dice.choice((0, 1))}
             prompt = dice.choice(PROMPTS)
