@@ -51,7 +51,7 @@ async def test_a_back_fill_is_what_the_chain_says(rig: Rig) -> None:
     found = await rig.store.read(everything)
     kinds = {(row[3], row[4]) for row in found["events"]}
     assert {"Opened", "ToppedUp", "Withdrawn", "Closed", "KeeperPaid"} <= {name for _, name in kinds}
-    assert {"Licensed", "Completed", "Refunded", "Renewed", "Reviewed"} <= {name for _, name in kinds}
+    assert {"Licensed", "Completed", "Refunded", "Revoked", "Renewed", "Reviewed"} <= {name for _, name in kinds}
     assert {"ChannelOpened", "ChannelSettled", "ChannelClosed", "FaultProven", "Slashed"} <= {n for _, n in kinds}
     assert {name: len(rows) > 0 for name, rows in found.items() if name != "challenges"} == dict.fromkeys(
         (t.name for t in (*schema.DERIVED, schema.events) if t is not schema.challenges), True
