@@ -162,7 +162,7 @@ class Context:
 
 
 def _notice(stop: Stop) -> None:
-    talk("stopping; closing the stream first")
+    talk("stopping; what is open is closed first")
 
 
 def stdout_is_terminal() -> bool:

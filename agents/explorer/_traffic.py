@@ -152,6 +152,7 @@ class Traffic:
         self._live = False
         self._now = 0
         self._products: list[Product] = []
+        self._sold = itertools.count()
 
     def _account(self) -> LocalAccount:
         return LocalAccount(self._random.randbytes(32))
@@ -396,7 +397,9 @@ class Traffic:
     async def _publish(self) -> None:
         """Two people list what they have made, the second a kit with the first's work in it; one makes a wallet."""
         first, second = self._consumers[0], self._consumers[1]
-        listing = Listing("Invoice reader", Item.SKILL, Category.AUTOMATION, Kind.PERPETUAL, NATIVE, refund_window=600)
+        listing = Listing(
+            "Invoice reader", Item.SKILL, Category.AUTOMATION, Kind.PERPETUAL, NATIVE, refund_window=600, revocable=True
+        )
         release = Release(
             Version(1, 2, 0), terms_uri="https://invoices.example/terms", docs_uri="https://invoices.example"
         )
@@ -412,21 +415,24 @@ class Traffic:
         self._products = [*await self._chain.products_of(first.address), *await self._chain.products_of(second.address)]
 
     async def _license(self) -> None:
-        """Somebody buys a licence; some renew, give back or review it."""
-        draw = self._random
-        buyer, product = draw.choice(self._consumers[2:] or self._consumers), draw.choice(self._products)
+        """Somebody buys the next product's licence; of those in turn some give it back, lose, renew or review it."""
+        draw, number = self._random, next(self._sold)
+        buyer = draw.choice(self._consumers[2:] or self._consumers)
+        product = self._products[number % len(self._products)]
         price = product.prices[0]
         await self._chain.buy_licence(buyer, product.id, release=1, tier=Tier.PERSONAL, max_cost=price, value=price)
         licence = (await self._chain.licences_of(buyer.address))[-1]
         if product.listing.refund_window:
-            if draw.random() < 0.3:
+            if number == 0:
                 await self._chain.refund_licence(buyer, licence.id)
                 return
+            if number % 2 == 0:
+                await self._chain.revoke_licence(self._consumers[0], licence.id, "the account was shared")
+                return
             await self._chain.complete_licence(buyer, licence.id)
-        elif draw.random() < 0.5:
+        else:
             await self._chain.renew_licence(buyer, licence.id, quantity=1, max_cost=price, value=price)
-        if draw.random() < 0.7:
-            await self._chain.review(buyer, licence.id, stars=draw.randint(3, 5))
+        await self._chain.review(buyer, licence.id, stars=draw.randint(3, 5))
 
     async def _cash_in(self) -> None:
         """Providers take out what the vault owes them."""

@@ -9,6 +9,7 @@ addEventListener("DOMContentLoaded", () => {
   const ask = document.getElementById("chat-ask");
   const status = document.getElementById("chat-status");
   let control = null;
+  let poll = 0;
   stop.addEventListener("click", () => control?.abort());
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -25,7 +26,8 @@ addEventListener("DOMContentLoaded", () => {
     const clock = setInterval(() => {
       meters.time.textContent = ((performance.now() - began) / 1000).toFixed(1);
     }, 100);
-    const poll = setInterval(() => spent(meters.cost), 1000);
+    clearInterval(poll); // it goes on after an answer: the gateway keeps a session for the next question
+    poll = setInterval(() => spent(meters.cost), 1000);
     try {
       const answer = await fetch("/chat/completions", {
         method: "POST",
@@ -68,10 +70,8 @@ addEventListener("DOMContentLoaded", () => {
       status.textContent = error.name === "AbortError" ? "stopped" : error.message;
     } finally {
       clearInterval(clock);
-      clearInterval(poll);
       ask.disabled = false;
       stop.disabled = true;
-      setTimeout(() => spent(meters.cost), 1500);
     }
   });
 
@@ -86,7 +86,8 @@ addEventListener("DOMContentLoaded", () => {
     const token = tokens.find((one) => one.address === stream.token) || { decimals: 18, symbol: "" };
     const now = Math.min(Math.floor(chainNow()), stream.stop || stream.end);
     const cost = flowed(BigInt(stream.rate), now - stream.start);
-    const rate = shown(BigInt(stream.rate) / 1000000n, token.decimals, token.decimals);
+    const rate = shown(BigInt(stream.rate) / 1000000n, token.decimals, token.decimals).replace(/\.?0+$/, "");
+    if (stream.status !== "open") clearInterval(poll);
     meter.textContent = `${shown(cost, token.decimals, 8)} ${token.symbol} (${rate} a second, ${stream.status})`;
   }
 });

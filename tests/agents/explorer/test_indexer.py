@@ -51,6 +51,7 @@ async def test_a_back_fill_is_what_the_chain_says(rig: Rig) -> None:
     found = await rig.store.read(everything)
     kinds = {(row[3], row[4]) for row in found["events"]}
     assert {"Opened", "ToppedUp", "Withdrawn", "Closed", "KeeperPaid"} <= {name for _, name in kinds}
+    assert {"Licensed", "Completed", "Refunded", "Revoked", "Renewed", "Reviewed"} <= {name for _, name in kinds}
     assert {"ChannelOpened", "ChannelSettled", "ChannelClosed", "FaultProven", "Slashed"} <= {n for _, n in kinds}
     assert {name: len(rows) > 0 for name, rows in found.items() if name != "challenges"} == dict.fromkeys(
         (t.name for t in (*schema.DERIVED, schema.events) if t is not schema.challenges), True
@@ -87,6 +88,18 @@ async def test_every_depth_of_a_reorganisation(rig: Rig, tmp_path: Path) -> None
         await rig.indexer.sync()
         await assert_as_if_read_at_once(rig, tmp_path)
     await assert_true(rig)
+
+
+async def test_the_edge_of_what_can_be_undone(rig: Rig, tmp_path: Path) -> None:
+    """Reorganisations a little less deep, as deep, and deeper than the changes that are kept."""
+    indexer = rig.another(depth=6)
+    for depth in (5, 6, 7):
+        await rig.live(sessions=1, seconds=10)
+        await indexer.sync()
+        rig.node.reorg(depth)
+        rig.node.mine()
+        await indexer.sync()
+        await assert_as_if_read_at_once(rig, tmp_path)
 
 
 async def test_a_chain_that_began_anew_is_read_anew(rig: Rig, tmp_path: Path) -> None:
