@@ -32,7 +32,9 @@ from provider.completions import Counted, Prepared, TokenIds, has_words, prepare
 from provider.engines import Dialect, Engine, Fleet
 from provider.engines import headers as engine_headers
 from provider.errors import ApiError, unwritable
+from provider.limits import Buckets, Queue
 from provider.market import Seller
+from provider.metrics import Metrics
 from provider.receipts import Answered, Job, Receipts
 from provider.sessions import Sessions
 from provider.settings import Settings
@@ -69,10 +71,13 @@ class Gateway:
         record: Callable[[Usage], None],
         clock: Callable[[], float],
         receipts: Receipts | None,
+        metrics: Metrics,
     ) -> None:
         """`receipts`: None where no contract judges them, and so none are signed."""
         self._settings, self._engines, self._seller = settings, engines, seller
-        self._receipts = receipts
+        self._receipts, self._metrics = receipts, metrics
+        self.queue = Queue(settings.max_running, settings.queue_length, settings.queue_seconds)
+        self._buckets = Buckets(settings.session_rate)
         self._admission, self._sessions, self._accounts = admission, sessions, accounts
         self._record, self._clock = record, clock
         self._http: dict[str, aiohttp.ClientSession] = {}
@@ -103,6 +108,7 @@ class Gateway:
         try:
             await self._answer(scope, receive, send)
         except ApiError as error:
+            self._metrics.refused(error.code)
             shown = self._sessions.payment_required(error, scope["path"]) if error.status == 402 else error
             await send_error(send, shown)
         except ClientLeft:
@@ -128,11 +134,16 @@ class Gateway:
         session = self._admission.session(authorization)
         self._admission.require(session)
         self._sessions.require_licence(session)
+        self._buckets.take(session.id)
         raw = await read_body(scope, receive, self._settings.max_body)
         terms = self._seller.offers[session.offer_id].terms
         bill = self._accounts.bill(session, prompt_bound(raw, terms.context_length))
         try:
-            await self._serve(session, terms, raw, bill, path, receive, send)
+            self._metrics.queued(await self.queue.enter(first=bool(session.start)))
+            try:
+                await self._serve(session, terms, raw, bill, path, receive, send)
+            finally:
+                self.queue.leave()
         finally:
             if bill is not None:
                 bill.close()
@@ -226,6 +237,7 @@ class Gateway:
             return
         if exchange.concluding is None:
             usage = exchange.usage(self._clock(), outcome)
+            self._metrics.answered(usage, exchange.model)
             if exchange.job is None:
                 self._record(usage)
             exchange.concluding = asyncio.ensure_future(exchange.conclude(usage))

@@ -145,6 +145,11 @@ class Projection:
         return None
 
     @property
+    def silence(self) -> float:
+        """Seconds since the node last answered; endless where it never did."""
+        return time.monotonic() - self._answered_at
+
+    @property
     def skew(self) -> float:
         """By how much the chain's clock is ahead of ours, as the youngest heads tell: seconds. A block is stamped
         before it is seen, so that a small negative figure is the rule."""
