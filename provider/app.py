@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -42,6 +43,7 @@ from provider.gateway import PATHS, Gateway
 from provider.limits import Buckets
 from provider.market import Seller
 from provider.metrics import Metrics, gauge, gauges
+from provider.openapi import complete
 from provider.payouts import Payouts, due_of, vouchers_due
 from provider.projection import Clock, Projection
 from provider.receipts import Receipts
@@ -50,6 +52,7 @@ from provider.settings import Settings
 from provider.skills.app import add_routes
 from provider.skills.licensing import Licensing
 from provider.store import DRAIN, Store, Usage
+from provider.store import DRAIN, Store, Usage, reason
 
 log = structlog.get_logger("provider")
 
@@ -285,6 +288,7 @@ class Provider:
     async def _settle(self) -> None:
         await self.payouts.run()
         await self.sessions.forget()
+        await self.store.prune(int((time.time() - self.settings.keep_days * 86_400) * 1000))
 
     async def _heed(self) -> None:
         """What the operator has said since."""
@@ -301,10 +305,14 @@ class Provider:
         self._usage.append(usage)
 
     async def _flush(self) -> None:
-        rows, self._usage = self._usage, []
-        await self.store.add_usage(rows)
-        if self.receipts is not None:
-            await self.receipts.flush()
+        rows = self._usage[:]
+        try:
+            await self.store.add_usage(rows)
+            del self._usage[: len(rows)]
+            if self.receipts is not None:
+                await self.receipts.flush()
+        except OperationalError:
+            return  # the store has said so, and it is tried again
 
 
 def create_app(
@@ -362,7 +370,7 @@ class ProviderApp:
                 await send_error(send, error)
                 return
             except OperationalError as error:
-                log.error("the state cannot be read", path=scope["path"], error=str(error))
+                log.error("the state cannot be read", path=scope["path"], error=reason(error))
                 await send_error(send, unwritable())
                 return
         if scope["type"] == "http" and scope["path"] in PATHS:
@@ -522,7 +530,7 @@ def _routes(provider: Provider) -> FastAPI:
         return _json(what.status, what.body, dict(error.headers or {}))
 
     async def unwritten(request: Request, error: Exception) -> Response:
-        log.error("the state cannot be written", path=request.url.path, error=str(error))
+        log.error("the state cannot be written", path=request.url.path, error=reason(error))
         what = unwritable()
         return _json(what.status, what.body, what.headers)
 
@@ -533,6 +541,8 @@ def _routes(provider: Provider) -> FastAPI:
     async def left(_: Request, __: Exception) -> Response:
         return Response(status_code=499)
 
+    bare = app.openapi
+    app.openapi = lambda: app.openapi_schema or complete(bare())  # type: ignore[method-assign]
     app.add_exception_handler(ApiError, refused)
     app.add_exception_handler(HTTPException, unknown)
     app.add_exception_handler(ClientLeft, left)

@@ -38,7 +38,7 @@ from provider.metrics import Metrics
 from provider.receipts import Answered, Job, Receipts
 from provider.sessions import Sessions
 from provider.settings import Settings
-from provider.store import NotOurs, Session, SlotsTaken, Usage
+from provider.store import NotOurs, Session, SlotsTaken, Usage, reason
 
 log = structlog.get_logger("provider.gateway")
 
@@ -114,7 +114,7 @@ class Gateway:
         except ClientLeft:
             pass
         except OperationalError as error:
-            log.error("the state cannot be written", path=scope["path"], error=str(error))
+            log.error("the state cannot be written", path=scope["path"], error=reason(error))
             with suppress(RuntimeError):
                 await send_error(send, unwritable())
         except Exception:

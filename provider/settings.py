@@ -161,6 +161,10 @@ class Settings(BaseSettings):
     stop_seconds: float = Field(3, ge=0)
     """How long running answers may go on after the provider was told to stop."""
 
+    keep_days: float = Field(30, ge=1)
+    """How long the token ids of an answer are kept, and of a session that is over its receipts and usage. On the chain
+    a receipt can be asked for within an hour or so."""
+
     # --- money ---
     credit_tokens: int = Field(256, ge=1, le=10**6)
     """What is served ahead of vouchers, as completion tokens' price: what one channel's payer can leave unpaid at
