@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +189,7 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
             for engine in engines.engines:
                 if engine.trouble() is None:
                     say(f"engine answers: {', '.join(engine.models)} at {engine.name}")
+            large = await market.large_deposits(settings, chain, deployment.tokens)
             seller = await market.enter(
                 chain,
                 account,
@@ -199,6 +200,7 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
                 say=say,
                 signer=signer.address if slashing else None,
             )
+            seller = replace(seller, large=large)
             told = asyncio.Event()
             chain_store, peer_url = None, ""
             if store.shared:

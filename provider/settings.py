@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     """Whom streams must pay, decided at registration; empty: the account itself."""
     confirmations: int = Field(0, ge=0, le=1000)
     """Blocks on top of an event before it counts."""
+    large_deposits: tuple[str, ...] = ()
+    """TOKEN:AMOUNT, each: a stream or channel with so much or more in it counts only after `large_confirmations`."""
+    large_confirmations: int = Field(15, ge=0, le=1000)
     poll_seconds: float = Field(0.4, gt=0, le=60)
     """How often the chain's head is read."""
     outage_seconds: float = Field(15, gt=0)

@@ -307,6 +307,7 @@ async def running(
             first_block=deployment.first_block,
             say=lambda text: None,
         )
+        seller = replace(seller, large=await market.large_deposits(chosen, chain, deployment.tokens))
         opening = open_licensing(
             chosen,
             chain,
