@@ -51,7 +51,6 @@ from provider.sessions import Sessions
 from provider.settings import Settings
 from provider.skills.app import add_routes
 from provider.skills.licensing import Licensing
-
 from provider.store import DRAIN, Store, Usage, reason
 
 log = structlog.get_logger("provider")

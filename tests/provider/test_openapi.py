@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 
 import hypothesis
+import pytest
 import schemathesis
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
 from tests.profiles import PROFILE
-from tests.provider.rig import Buyer, Rig
+from tests.provider.rig import MODEL, PROMPT, Buyer, Rig
 
 CASES = {"quick": 6, "ci": 10, "deep": 400}[PROFILE.name]
 
@@ -21,6 +24,19 @@ async def test_the_document_names_every_route(rig: Rig) -> None:
     again = (await rig.http.get("/openapi.json")).json()
     assert again == document
     assert "SessionRequest" in document["components"]["schemas"]
+
+
+async def test_curl_is_a_client(rig: Rig, buyer: Buyer) -> None:
+    curl = shutil.which("curl")
+    if curl is None:
+        pytest.skip("no curl here")
+    body = json.dumps({"model": MODEL, "messages": PROMPT, "max_tokens": 4, "stream": True})
+    words = ("-sSN", f"{rig.url}/v1/chat/completions", "-H", f"Authorization: Bearer {buyer.token}", "-d", body)
+    process = await asyncio.create_subprocess_exec(curl, *words, stdout=asyncio.subprocess.PIPE)
+    said, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0
+    assert said.endswith(b"data: [DONE]\n\n")
+    assert said.count(b'"delta"') >= 4
 
 
 async def test_nothing_that_is_sent_makes_it_fail(rig: Rig, buyer: Buyer) -> None:
