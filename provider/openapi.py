@@ -21,6 +21,7 @@ from penstock.wire.sessions import (
     VoucherRequest,
     WellKnown,
 )
+from provider.completions import EMBED
 
 _REF = "#/components/schemas/{name}"
 _BODIES: dict[str, tuple[type, type, int]] = {
@@ -66,6 +67,7 @@ _COMPLETIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
         ["model", "messages"],
         {"messages": {"type": "array", "items": _MESSAGE}, "tools": {"type": "array"}, "logprobs": {"type": "boolean"}},
     ),
+    EMBED: (["model", "input"], {"input": {"anyOf": [{"type": "string"}, {"type": "array"}]}}),
     TEXT: (["model", "prompt"], {"prompt": {"type": "string"}, "logprobs": {"type": "integer"}}),
 }
 

@@ -101,7 +101,7 @@ def make_engines(settings: Settings) -> Fleet:
                 source,
                 here,
                 context_length=settings.context_length,
-                adapters=adapters,
+                adapters={own.get(model, model): folder for model, folder in adapters.items()},
                 arguments=settings.vllm_args,
                 log_file=home / "vllm.log",
                 start_seconds=settings.engine_start_seconds,
