@@ -351,7 +351,14 @@ class Gateway:
             return
         if not exchange.heard:
             raise ApiError(502, "engine_garbage", "the engine ended without an answer")
-        await self._conclude(exchange, "done")
+        try:
+            await self._conclude(exchange, "done")
+        except OperationalError:
+            if not started:
+                raise
+            tail = exchange.rest + b"data: " + msgspec.json.encode(unwritable().body) + b"\n\n"
+            await send({"type": "http.response.body", "body": tail, "more_body": False})
+            return
         if not started:
             await self._start(exchange, send)
         await send({"type": "http.response.body", "body": exchange.tail, "more_body": False})
