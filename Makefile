@@ -8,7 +8,7 @@ export APE_DATA_FOLDER := $(CURDIR)/.cache/ape
 PROMPT ?= Why does water flow downhill?
 SOURCES := $(shell find contracts -name '*.vy' -o -name '*.vyi' -o -name '*.sol')
 
-.PHONY: help setup compile demo slash-demo skill-demo explore node test lint unit contracts fork gas abi vllm vllm-test clean
+.PHONY: help setup compile demo slash-demo skill-demo explore node test lint unit contracts fork gas abi vllm vllm-test audit clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,9 @@ vllm: setup ## Install the vLLM that tests use (for CPUs, locked, 6 GB, in .engi
 
 vllm-test: vllm compile ## Tests of the provider with a real vLLM (2 to 4 minutes)
 	@pytest -p no:ape_test tests/provider/vllm
+
+audit: setup ## Ask the public vulnerability service about every locked package (needs the internet)
+	@.toolchain/uv/bin/uv tool run pip-audit --require-hashes --disable-pip -r requirements/dev.txt
 
 abi: compile ## Write the committed ABIs anew
 	@python -m penstock.chain.abi --write

@@ -234,6 +234,11 @@ class Accounts:
                 account.wake()
         return VoucherAnswer(str(account.cumulative), str(account.owed), str(account.deposit))
 
+    @property
+    def unpaid(self) -> int:
+        """What all channels owe beyond their vouchers: base units, of whatever token."""
+        return sum(max(0, account.owed - account.cumulative) for account in self._accounts.values())
+
     def answer(self, session: Session) -> ChannelAnswer | None:
         """How the session's channel stands; None where it has none."""
         terms = self._seller.offers[session.offer_id].terms

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -11,6 +12,7 @@ import msgspec
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from prometheus_client import Metric
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 
@@ -32,21 +34,24 @@ from penstock.wire.sessions import (
 from penstock.wire.skills import SKILLS_PATH
 from provider.accounts import Accounts
 from provider.admission import Admission, Refusal, hash_token
-from provider.asgi import App, ClientLeft, Message, Receive, Scope, Send, header, read_body, send_error
+from provider.asgi import App, ClientLeft, Message, Receive, Scope, Send, address_of, header, read_body, send_error
 from provider.challenges import Challenges, court_of
 from provider.cluster import Cluster
 from provider.engines import Fleet
 from provider.errors import ApiError, unwritable
 from provider.gateway import PATHS, Gateway
+from provider.limits import Buckets
 from provider.market import Seller
-from provider.payouts import Payouts
+from provider.metrics import Metrics, gauge, gauges
+from provider.openapi import complete
+from provider.payouts import Payouts, due_of, vouchers_due
 from provider.projection import Clock, Projection
 from provider.receipts import Receipts
 from provider.sessions import Sessions
 from provider.settings import Settings
 from provider.skills.app import add_routes
 from provider.skills.licensing import Licensing
-from provider.store import DRAIN, Store, Usage
+from provider.store import DRAIN, Store, Usage, reason
 
 log = structlog.get_logger("provider")
 
@@ -87,6 +92,8 @@ class Provider:
         `licensing`: None where nothing here has to do with licences."""
         self.licensing = licensing
         self.settings, self.chain, self.engines, self.store, self.seller = settings, chain, engines, store, seller
+        self.metrics = Metrics(self._figures)
+        self.buckets = Buckets(settings.address_rate)
         self.projection = Projection(
             chain,
             chain_store or store,
@@ -128,6 +135,7 @@ class Provider:
             gas_multiple=settings.payout_gas_multiple,
             ours=lambda stream: cluster is None or cluster.ours(stream),
             leads=lambda: cluster is None or cluster.leads,
+            told=self.metrics.paid_out,
         )
         self.receipts = Receipts(store, seller, signer or seller.account, slashing, clock) if slashing else None
         court = court_of(chain)
@@ -137,7 +145,16 @@ class Provider:
             else None
         )
         self.gateway = Gateway(
-            settings, engines, seller, self.admission, self.sessions, self.accounts, self._record, clock, self.receipts
+            settings,
+            engines,
+            seller,
+            self.admission,
+            self.sessions,
+            self.accounts,
+            self._record,
+            clock,
+            self.receipts,
+            self.metrics,
         )
         self._usage: list[Usage] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -238,9 +255,39 @@ class Provider:
             found["provider"] = "stopping"
         return {part: trouble for part, trouble in found.items() if trouble}
 
+    def _figures(self) -> Iterator[Metric]:
+        """How things stand now, for the metrics."""
+        projection, admission, engines = self.projection, self.admission, self.engines.engines
+        yield gauge("penstock_ready", "1 while it can sell.", not self.ready())
+        yield gauge("penstock_sessions", "Streams that hold a slot.", admission.live_sessions())
+        yield gauge("penstock_slots", "Sessions at once, at most.", self.settings.slots)
+        yield gauge("penstock_running", "Answers that are being generated.", admission.running)
+        yield gauge("penstock_queue_waiting", "Requests that wait for a turn.", self.gateway.queue.waiting)
+        yield gauge("penstock_draining", "1 while no new sessions are taken.", admission.draining)
+        yield gauge("penstock_block", "The last block that is known.", projection.block)
+        lag = projection.head.number - projection.block if projection.head else 0
+        yield gauge("penstock_block_lag", "Blocks of the chain's head that are not read yet.", lag)
+        yield gauge("penstock_chain_silence_seconds", "Since the node last answered.", projection.silence)
+        yield gauge("penstock_clock_skew_seconds", "The chain's clock less this host's.", projection.skew)
+        yield gauges(
+            "penstock_engine_up",
+            "1 while the engine answers.",
+            "engine",
+            [(e.name, e.trouble() is None) for e in engines],
+        )
+        yield gauges("penstock_engine_running", "Answers it is at.", "engine", [(e.name, e.running) for e in engines])
+        due: dict[str, int] = {}
+        for each in due_of(projection.streams.values(), int(projection.now())):
+            due[each.token] = due.get(each.token, 0) + each.amount
+        for each in vouchers_due(projection.channels.values(), self.accounts.highest):
+            due[each.token] = due.get(each.token, 0) + each.amount
+        yield gauges("penstock_due_base_units", "Earned and still in streams and channels.", "token", due.items())
+        yield gauge("penstock_owed_base_units", "Served by the token and not paid by a voucher.", self.accounts.unpaid)
+
     async def _settle(self) -> None:
         await self.payouts.run()
         await self.sessions.forget()
+        await self.store.prune(int((time.time() - self.settings.keep_days * 86_400) * 1000))
 
     async def _heed(self) -> None:
         """What the operator has said since."""
@@ -257,10 +304,14 @@ class Provider:
         self._usage.append(usage)
 
     async def _flush(self) -> None:
-        rows, self._usage = self._usage, []
-        await self.store.add_usage(rows)
-        if self.receipts is not None:
-            await self.receipts.flush()
+        rows = self._usage[:]
+        try:
+            await self.store.add_usage(rows)
+            del self._usage[: len(rows)]
+            if self.receipts is not None:
+                await self.receipts.flush()
+        except OperationalError:
+            return  # the store has said so, and it is tried again
 
 
 def create_app(
@@ -318,7 +369,7 @@ class ProviderApp:
                 await send_error(send, error)
                 return
             except OperationalError as error:
-                log.error("the state cannot be read", path=scope["path"], error=str(error))
+                log.error("the state cannot be read", path=scope["path"], error=reason(error))
                 await send_error(send, unwritable())
                 return
         if scope["type"] == "http" and scope["path"] in PATHS:
@@ -333,6 +384,7 @@ class ProviderApp:
             token_hash = hash_token(authorization.partition(b" ")[2].strip())
             if self.provider.admission.knows(token_hash):
                 return "", receive
+            self.provider.buckets.take(address_of(scope, self.provider.settings.behind_proxy))
             session = await self.provider.store.session_of(token_hash)
             return (await cluster.where(session.stream_id) if session else ""), receive
         if scope["method"] != "POST" or scope["path"] not in (SESSIONS_PATH, CLOSE_PATH):
@@ -403,6 +455,7 @@ def _routes(provider: Provider) -> FastAPI:
 
     @app.post(SESSIONS_PATH, summary="Trade a stream or a channel, and a grant, for a token", status_code=201)
     async def open_session(request: Request) -> Response:
+        provider.buckets.take(address_of(request.scope, provider.settings.behind_proxy))
         asked = await _decode(request, SessionRequest)
         return _json(201, await sessions.open(asked))
 
@@ -419,6 +472,8 @@ def _routes(provider: Provider) -> FastAPI:
     async def close_session(request: Request) -> Response:
         authorization, asked = _authorization(request), await _decode(request, CloseRequest)
         by_grant = authorization is None and asked.grant is not None
+        if by_grant:
+            provider.buckets.take(address_of(request.scope, provider.settings.behind_proxy))
         session = await sessions.named(asked) if by_grant else admission.session(authorization)
         return _json(200, await sessions.close(session, asked))
 
@@ -474,7 +529,7 @@ def _routes(provider: Provider) -> FastAPI:
         return _json(what.status, what.body, dict(error.headers or {}))
 
     async def unwritten(request: Request, error: Exception) -> Response:
-        log.error("the state cannot be written", path=request.url.path, error=str(error))
+        log.error("the state cannot be written", path=request.url.path, error=reason(error))
         what = unwritable()
         return _json(what.status, what.body, what.headers)
 
@@ -485,6 +540,8 @@ def _routes(provider: Provider) -> FastAPI:
     async def left(_: Request, __: Exception) -> Response:
         return Response(status_code=499)
 
+    bare = app.openapi
+    app.openapi = lambda: app.openapi_schema or complete(bare())  # type: ignore[method-assign]
     app.add_exception_handler(ApiError, refused)
     app.add_exception_handler(HTTPException, unknown)
     app.add_exception_handler(ClientLeft, left)

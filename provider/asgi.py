@@ -18,8 +18,18 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
+BODY_SECONDS = 30.0
+"""How long a client may take over the body of a request."""
 _DISCARDED = 16 * 2**20
 _DISCARD_SECONDS = 2.0
+
+
+def address_of(scope: Scope, behind_proxy: bool) -> str:
+    """Of who asks, as far as that is known."""
+    if behind_proxy and (told := header(scope, b"x-forwarded-for")):
+        return told.decode("latin-1").rpartition(",")[2].strip()
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 class ClientLeft(Exception):
@@ -35,7 +45,15 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """ApiError 413 where it is longer than `limit` bytes, at the first byte that tells so."""
+    """ApiError 413 at the first byte that tells that it is longer than `limit` bytes, 408 where it does not come."""
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _read_body(scope, receive, limit)
+    except TimeoutError:
+        raise ApiError(408, "body_too_slow", f"the body did not come within {BODY_SECONDS:g} s") from None
+
+
+async def _read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     length = header(scope, b"content-length")
     if length is not None and length.isdigit() and int(length) > limit:
         await _discard(receive)
@@ -67,7 +85,7 @@ async def send_json(send: Send, status: int, content: Any, headers: dict[str, st
 
 async def send_error(send: Send, error: ApiError) -> None:
     headers = dict(error.headers)
-    if error.status == 413:
+    if error.status in (408, 413):
         headers["connection"] = "close"  # the rest of the body is not read
     await send_json(send, error.status, error.body, headers)
 

@@ -145,6 +145,7 @@ def start(
     model_licence: Annotated[
         int | None, typer.Option(help="Product under whose licence the model is served.", rich_help_panel=_GOODS)
     ] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Serve /metrics there, to this machine; 0: not.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     log_json: Annotated[bool | None, typer.Option("--log-json", help="Logs as JSON lines.")] = None,
     json: Json = False,

@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from penstock.types import OfferId, StreamId
 from provider.asgi import Receive, Scope, Send
 from provider.errors import ApiError
-from provider.store import NotOurs, Store
+from provider.store import NotOurs, Store, reason
 
 log = structlog.get_logger("provider.cluster")
 
@@ -173,7 +173,7 @@ class Cluster:
                 proven = asked
                 await self._adopt_orphans()
             except (SQLAlchemyError, TimeoutError) as error:
-                log.warning("the database does not answer", error=str(error).splitlines()[0] if str(error) else "")
+                log.warning("the database does not answer", error=reason(error))
                 if time.monotonic() - proven >= FENCE:
                     break
             except Exception:

@@ -40,6 +40,37 @@ class Prepared:
     wants_logprobs: bool = False
 
 
+EMBED = "/v1/embeddings"
+_EMBED_FIELDS = frozenset("input encoding_format dimensions".split())
+
+
+def prepare_embedding(raw: bytes, *, model: str, engine_model: str) -> Prepared:
+    """The body for the engine. ApiError 400 or 404 where it is no request."""
+    body = _decode(raw, model)
+    given = body.get("input")
+    if not (isinstance(given, str) or (isinstance(given, list) and given)):
+        raise ApiError(400, "invalid_request", "input is a text, or a list of texts or token ids", param="input")
+    sent = {name: value for name, value in body.items() if name in _EMBED_FIELDS and value is not None}
+    return Prepared(msgspec.json.encode(sent | {"model": engine_model}), streams=False, wants_usage=True)
+
+
+def _decode(raw: bytes, model: str) -> dict[str, Any]:
+    """A request's object, for the model that the session pays for."""
+    try:
+        body = msgspec.json.decode(raw)
+    except msgspec.DecodeError as error:
+        raise ApiError(400, "invalid_json", f"the body is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise ApiError(400, "invalid_request", "the body is not a JSON object")
+    asked = body.get("model")
+    if not isinstance(asked, str):
+        raise ApiError(400, "invalid_request", f"name the model: this session's is {model!r}", param="model")
+    if asked != model:
+        message = f"this session pays for {model!r}, not for {asked!r}: see /v1/models"
+        raise ApiError(404, "model_not_found", message, param="model")
+    return body
+
+
 def prepare(
     raw: bytes,
     path: str,
@@ -59,18 +90,7 @@ def prepare(
     where a receipt states the counts. For that, `ask_ids` adds what makes it tell the ids of its tokens. `cache_salt`:
     requests with another one share no prefix cache with this one.
     """
-    try:
-        body = msgspec.json.decode(raw)
-    except msgspec.DecodeError as error:
-        raise ApiError(400, "invalid_json", f"the body is not JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise ApiError(400, "invalid_request", "the body is not a JSON object")
-    asked = body.get("model")
-    if not isinstance(asked, str):
-        raise ApiError(400, "invalid_request", f"name the model: this session's is {model!r}", param="model")
-    if asked != model:
-        message = f"this session pays for {model!r}, not for {asked!r}: see /v1/models"
-        raise ApiError(404, "model_not_found", message, param="model")
+    body = _decode(raw, model)
     streams = body.get("stream") or False
     if not isinstance(streams, bool):
         raise ApiError(400, "invalid_request", "stream is true or false", param="stream")

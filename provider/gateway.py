@@ -28,24 +28,27 @@ from penstock.wire.sessions import OWED_HEADER, prompt_bound
 from provider.accounts import VOUCHER_NEEDED, Accounts, Bill
 from provider.admission import Admission, Refusal, Run
 from provider.asgi import ClientLeft, Receive, Scope, Send, header, read_body, send_error, send_json
-from provider.completions import Counted, Prepared, TokenIds, has_words, prepare
+from provider.completions import EMBED, Counted, Prepared, TokenIds, has_words, prepare, prepare_embedding
 from provider.engines import Dialect, Engine, Fleet
 from provider.engines import headers as engine_headers
 from provider.errors import ApiError, unwritable
+from provider.limits import Buckets, Queue
 from provider.market import Seller
+from provider.metrics import Metrics
 from provider.receipts import Answered, Job, Receipts
 from provider.sessions import Sessions
 from provider.settings import Settings
-from provider.store import NotOurs, Session, SlotsTaken, Usage
+from provider.store import NotOurs, Session, SlotsTaken, Usage, reason
 
 log = structlog.get_logger("provider.gateway")
 
-PATHS = frozenset({CHAT, TEXT})
+PATHS = frozenset({CHAT, TEXT, EMBED})
 
 _KEEP_ALIVE = 4.0
 """Seconds an idle connection to the engine is kept: less than the 5 of llama.cpp and vLLM."""
 _LONGEST_EVENT = 4 * 2**20
 _LONGEST_ERROR = 64 * 2**10
+_LONGEST_VECTORS = 64 * 2**20
 _USAGE_MARKS = (b'"usage":{', b'"usage": {')
 
 _STUCK_SECONDS = 5.0
@@ -69,10 +72,13 @@ class Gateway:
         record: Callable[[Usage], None],
         clock: Callable[[], float],
         receipts: Receipts | None,
+        metrics: Metrics,
     ) -> None:
         """`receipts`: None where no contract judges them, and so none are signed."""
         self._settings, self._engines, self._seller = settings, engines, seller
-        self._receipts = receipts
+        self._receipts, self._metrics = receipts, metrics
+        self.queue = Queue(settings.max_running, settings.queue_length, settings.queue_seconds)
+        self._buckets = Buckets(settings.session_rate)
         self._admission, self._sessions, self._accounts = admission, sessions, accounts
         self._record, self._clock = record, clock
         self._http: dict[str, aiohttp.ClientSession] = {}
@@ -103,12 +109,13 @@ class Gateway:
         try:
             await self._answer(scope, receive, send)
         except ApiError as error:
+            self._metrics.refused(error.code)
             shown = self._sessions.payment_required(error, scope["path"]) if error.status == 402 else error
             await send_error(send, shown)
         except ClientLeft:
             pass
         except OperationalError as error:
-            log.error("the state cannot be written", path=scope["path"], error=str(error))
+            log.error("the state cannot be written", path=scope["path"], error=reason(error))
             with suppress(RuntimeError):
                 await send_error(send, unwritable())
         except Exception:
@@ -128,11 +135,16 @@ class Gateway:
         session = self._admission.session(authorization)
         self._admission.require(session)
         self._sessions.require_licence(session)
+        self._buckets.take(session.id)
         raw = await read_body(scope, receive, self._settings.max_body)
         terms = self._seller.offers[session.offer_id].terms
         bill = self._accounts.bill(session, prompt_bound(raw, terms.context_length))
         try:
-            await self._serve(session, terms, raw, bill, path, receive, send)
+            self._metrics.queued(await self.queue.enter(first=bool(session.start)))
+            try:
+                await self._serve(session, terms, raw, bill, path, receive, send)
+            finally:
+                self.queue.leave()
         finally:
             if bill is not None:
                 bill.close()
@@ -142,16 +154,20 @@ class Gateway:
     ) -> None:
         engine = self._choose(terms.model)
         vllm = engine.dialect is Dialect.VLLM
-        prepared = prepare(
-            raw,
-            path,
-            model=terms.model,
-            engine_model=engine.models[terms.model],
-            max_choices=self._settings.max_choices,
-            hints=engine.dialect.hints,
-            most_tokens=bill.most_tokens if bill is not None else None,
-            ask_ids=engine.dialect.ask_ids if self._receipts is not None else None,
-            cache_salt=self._salt_of(session) if vllm else None,
+        prepared = (
+            prepare_embedding(raw, model=terms.model, engine_model=engine.models[terms.model])
+            if path == EMBED
+            else prepare(
+                raw,
+                path,
+                model=terms.model,
+                engine_model=engine.models[terms.model],
+                max_choices=self._settings.max_choices,
+                hints=engine.dialect.hints,
+                most_tokens=bill.most_tokens if bill is not None else None,
+                ask_ids=engine.dialect.ask_ids if self._receipts is not None else None,
+                cache_salt=self._salt_of(session) if vllm else None,
+            )
         )
         run = self._admission.admit(session)
         job = self._receipts.begin(session, raw) if self._receipts is not None else None
@@ -171,7 +187,9 @@ class Gateway:
             async with asyncio.timeout(None) as guard:
                 exchange.on_stop_at_last(lambda: guard.reschedule(loop.time() + _STUCK_SECONDS))
                 await self._open(exchange, prepared.payload)
-                if prepared.streams:
+                if path == EMBED:
+                    await self._vectors(exchange, send)
+                elif prepared.streams:
                     await self._stream(exchange, send)
                 else:
                     await self._whole(exchange, send)
@@ -226,6 +244,7 @@ class Gateway:
             return
         if exchange.concluding is None:
             usage = exchange.usage(self._clock(), outcome)
+            self._metrics.answered(usage, exchange.model)
             if exchange.job is None:
                 self._record(usage)
             exchange.concluding = asyncio.ensure_future(exchange.conclude(usage))
@@ -258,7 +277,7 @@ class Gateway:
             raise exchange.error()
         if response.status != 200:
             raise await self._refused(exchange, response)
-        if response.content_type != "text/event-stream":
+        if response.content_type != ("application/json" if exchange.path == EMBED else "text/event-stream"):
             log.error("the engine does not stream", content_type=response.content_type)
             raise ApiError(502, "engine_garbage", "the engine answered with something that is no stream of events")
 
@@ -332,7 +351,14 @@ class Gateway:
             return
         if not exchange.heard:
             raise ApiError(502, "engine_garbage", "the engine ended without an answer")
-        await self._conclude(exchange, "done")
+        try:
+            await self._conclude(exchange, "done")
+        except OperationalError:
+            if not started:
+                raise
+            tail = exchange.rest + b"data: " + msgspec.json.encode(unwritable().body) + b"\n\n"
+            await send({"type": "http.response.body", "body": tail, "more_body": False})
+            return
         if not started:
             await self._start(exchange, send)
         await send({"type": "http.response.body", "body": exchange.tail, "more_body": False})
@@ -368,6 +394,38 @@ class Gateway:
         if exchange.bill:
             headers[OWED_HEADER] = exchange.owed.decode()
         await send_json(send, 200, assembly.answer(exchange.counted.usage), headers)
+
+    async def _vectors(self, exchange: _Exchange, send: Send) -> None:
+        """An answer that has no tokens: its prompt is counted and paid for before it is passed on."""
+        response = exchange.response
+        assert response is not None
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(self._settings.engine_answer_seconds):
+                async for chunk in response.content.iter_any():
+                    parts.append(chunk)
+                    size += len(chunk)
+                    if size > _LONGEST_VECTORS:
+                        raise ApiError(502, "engine_garbage", "the engine's answer is too long")
+            body = msgspec.json.decode(b"".join(parts))
+            exchange.counted.take({"usage": body["usage"]})
+        except TimeoutError:
+            exchange.stop(SILENT)
+        except (aiohttp.ClientError, ConnectionError) as error:
+            if exchange.why is None:
+                log.warning("the engine broke off", error=str(error))
+                raise ApiError(502, "engine_error", "the engine broke off: try again, or go elsewhere") from None
+        except (msgspec.DecodeError, KeyError, TypeError):
+            if exchange.why is None:
+                raise ApiError(502, "engine_garbage", "the engine's answer is no list of embeddings") from None
+        if exchange.why is not None:
+            raise exchange.error()
+        await exchange.settle()
+        await self._conclude(exchange, "done")
+        headers = await exchange.headers()
+        if exchange.bill:
+            headers[OWED_HEADER] = exchange.owed.decode()
+        await send_json(send, 200, body | {"model": exchange.model}, headers)
 
 
 class _Exchange:

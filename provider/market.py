@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from penstock.chain.port import Account, Chain
 from penstock.errors import ConfigError, InsufficientFunds, NotFound
@@ -24,6 +24,8 @@ class Seller:
     """Inactive ones included: sessions that began under them go on."""
     first_block: int
     """Where the contracts' history begins."""
+    large: Mapping[Address, int] = field(default_factory=dict)
+    """By token, the deposit from which on more confirmations are waited for: base units."""
 
     @property
     def is_payee(self) -> bool:
@@ -33,6 +35,18 @@ class Seller:
     @property
     def active(self) -> list[Offer]:
         return [offer for offer in self.offers.values() if offer.active]
+
+
+async def large_deposits(settings: Settings, chain: Chain, tokens: Mapping[str, Address]) -> dict[Address, int]:
+    """Those of the settings, in base units. ConfigError where one makes no sense."""
+    found = {}
+    for text in settings.large_deposits:
+        name, colon, amount = text.rpartition(":")
+        if not colon:
+            raise ConfigError(f"the large deposit {text!r} is not TOKEN:AMOUNT, such as native:0.5")
+        token = await chain.token(resolve_token(name, tokens))
+        found[token.address] = parse_amount(amount, token.decimals)
+    return found
 
 
 async def terms_of(settings: Settings, chain: Chain, tokens: Mapping[str, Address]) -> list[Terms]:

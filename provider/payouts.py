@@ -110,13 +110,15 @@ class Payouts:
         gas_multiple: float,
         ours: Callable[[StreamId], bool],
         leads: Callable[[], bool],
+        told: Callable[[Payout], None],
     ) -> None:
-        """`ours`: whether a stream is this gateway's to settle. `leads`: whether what belongs to no stream is."""
+        """`ours`: whether a stream is this gateway's to settle. `leads`: whether what belongs to no stream is.
+        `told` hears of each payout."""
 
         self._chain, self._store, self._seller, self._projection = chain, store, seller, projection
         self._accounts = accounts
         self._gas_multiple = gas_multiple
-        self._ours, self._leads = ours, leads
+        self._ours, self._leads, self._told = ours, leads, told
 
     async def run(self) -> list[Payout]:
         """Take out all that is worth its gas. What fails is logged and left for the next time."""
@@ -148,6 +150,7 @@ class Payouts:
             log.warning("a payout failed and will be tried again", token=due.token, error=str(error))
             return None
         await self._store.add_payout(payout)
+        self._told(payout)
         await self._store.write_meta(_GAS_PRICE, str(gas_price))
         log.info("paid out", kind=payout.kind, token=due.token, amount=payout.amount, fee=payout.fee)
         return payout

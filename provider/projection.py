@@ -60,6 +60,8 @@ class LiveStream:
     state: StreamState
     closed: Closed | None = None
     """How it was ended, if it was, before its deposit was used up."""
+    block: int = 0
+    """In which its money was last added."""
 
     @property
     def start(self) -> int:
@@ -79,6 +81,8 @@ class LiveChannel:
     key: StreamKey
     state: ChannelState
     closed: ChannelClosed | None = None
+    block: int = 0
+    """In which its money was last added."""
 
 
 class Projection:
@@ -145,10 +149,19 @@ class Projection:
         return None
 
     @property
+    def silence(self) -> float:
+        """Seconds since the node last answered; endless where it never did."""
+        return time.monotonic() - self._answered_at
+
+    @property
     def skew(self) -> float:
         """By how much the chain's clock is ahead of ours, as the youngest heads tell: seconds. A block is stamped
         before it is seen, so that a small negative figure is the rule."""
         return max(self._offsets, default=0.0)
+
+    def depth(self, block: int) -> int:
+        """Blocks of the chain on top of this one."""
+        return max(0, self.head.number - block) if self.head else 0
 
     def listen(self, listener: Callable[[set[StreamId]], None]) -> None:
         """Call it with the streams that changed after each change; with all after the chain's time jumped."""
@@ -305,7 +318,7 @@ def fold(streams: dict[StreamId, LiveStream], event: StreamEvent) -> None:
     """Bring the streams up to date with the next event of one of them."""
     if isinstance(event, Opened):
         state = StreamState(event.start, event.start, event.end, event.rate)
-        streams[event.id] = LiveStream(event.id, event.key, state)
+        streams[event.id] = LiveStream(event.id, event.key, state, block=event.place.block)
         return
     stream = streams[event.id]
     if isinstance(event, ToppedUp):
@@ -321,7 +334,8 @@ def fold(streams: dict[StreamId, LiveStream], event: StreamEvent) -> None:
 def fold_channel(channels: dict[StreamId, LiveChannel], event: ChannelEvent) -> None:
     """The same for channels."""
     if isinstance(event, ChannelOpened):
-        channels[event.id] = LiveChannel(event.id, event.key, ChannelState(event.deposit, 0, 0, False))
+        opened = ChannelState(event.deposit, 0, 0, False)
+        channels[event.id] = LiveChannel(event.id, event.key, opened, block=event.place.block)
         return
     channel = channels[event.id]
     state = channel.state

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
 from eth_utils.crypto import keccak
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from penstock.deployments import Deployment
 from penstock.types import Address, StreamId, Terms, hex32
@@ -185,6 +186,8 @@ class Receipts:
         self.store, self.signer, self.domain = store, signer, domain
         self._seller, self._wall = seller, wall
         self.clock = ReceiptClock(wall)
+        self._late: deque[Callable[[], Awaitable[Receipt]]] = deque()
+        """Receipts that are owed, and that the disk had no room for."""
         self._unwritten: dict[int, bytes] = {}
         """Signatures that are not on the disk, by the accept's time."""
 
@@ -217,15 +220,29 @@ class Receipts:
     async def conclude(
         self, accept: Accept, answered: Answered, finished_at: int, terms: Terms | None, usage: Usage | None
     ) -> SignedReceipt:
-        receipt = await self.store.add_receipt(
-            accept, lambda last: following(accept, answered, finished_at, last, terms), answered.token_ids, usage
-        )
-        return self._sign(receipt)
+        """OperationalError where it cannot be written now: that is tried again, and until then nothing is signed."""
+
+        async def write() -> Receipt:
+            return await self.store.add_receipt(
+                accept, lambda last: following(accept, answered, finished_at, last, terms), answered.token_ids, usage
+            )
+
+        try:
+            return self._sign(await write())
+        except OperationalError:
+            self._late.append(write)
+            raise
 
     async def flush(self) -> None:
-        """Keep the signatures made since: after the key has changed they could not be made again."""
-        rows, self._unwritten = self._unwritten, {}
+        """Write what could not be written before. Keep the signatures made since: after the key has changed they could
+        not be made again."""
+        while self._late:
+            self._sign(await self._late[0]())
+            self._late.popleft()
+        rows = dict(self._unwritten)
         await self.store.keep_signatures(rows)
+        for at in rows:
+            self._unwritten.pop(at, None)
 
     # --- what was signed before ---
 

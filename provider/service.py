@@ -7,11 +7,10 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-import uvicorn
+from typing import Any
 
 from penstock import deployments
 from penstock.chain.port import Account, Chain
@@ -28,13 +27,12 @@ from provider.engines.embedded import EmbeddedEngine
 from provider.engines.upstream import UpstreamEngine
 from provider.engines.vllm import VllmEngine
 from provider.market import Say
+from provider.metrics import serving as serving_metrics
 from provider.receipts import domain_of
+from provider.server import Server
 from provider.settings import BUNDLED_MODEL, Settings, named
 from provider.skills.licensing import open_licensing
 from provider.store import Store, is_url
-
-_LEAVE_SECONDS = 2
-"""How long connections may linger after the answers have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +101,7 @@ def make_engines(settings: Settings) -> Fleet:
                 source,
                 here,
                 context_length=settings.context_length,
-                adapters=adapters,
+                adapters={own.get(model, model): folder for model, folder in adapters.items()},
                 arguments=settings.vllm_args,
                 log_file=home / "vllm.log",
                 start_seconds=settings.engine_start_seconds,
@@ -191,6 +189,7 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
             for engine in engines.engines:
                 if engine.trouble() is None:
                     say(f"engine answers: {', '.join(engine.models)} at {engine.name}")
+            large = await market.large_deposits(settings, chain, deployment.tokens)
             seller = await market.enter(
                 chain,
                 account,
@@ -201,6 +200,7 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
                 say=say,
                 signer=signer.address if slashing else None,
             )
+            seller = replace(seller, large=large)
             told = asyncio.Event()
             chain_store, peer_url = None, ""
             if store.shared:
@@ -222,6 +222,11 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
                 lost=told.set,
                 licensing=licensing,
             )
+            if settings.metrics_port:
+                told_at = await stack.enter_async_context(
+                    serving_metrics(settings.metrics_host, settings.metrics_port, app.provider.metrics, engines.engines)
+                )
+                say(f"metrics at http://{settings.metrics_host}:{told_at}/metrics")
 
             async def leave() -> None:
                 say("stopping: finishing what runs, settling what was earned")
@@ -229,7 +234,7 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
 
             active = tuple(offer.id for offer in seller.active)
             serving = Serving(endpoint, seller.provider.id, chain.chain_id, active)
-            await run_server(app, listener, told, lambda: ready(serving), leave)
+            await run_server(app, listener, told, lambda: ready(serving), leave, engines.restart)
 
 
 async def run_server(
@@ -238,10 +243,17 @@ async def run_server(
     told: asyncio.Event,
     ready: Callable[[], None],
     leave: Callable[[], Awaitable[None]],
+    restart: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> None:
-    """Serve until SIGTERM, SIGINT or `told`, or until the server fails. `leave` comes before connections are closed."""
-    server = Server(app)
-    with _signals(told.set):
+    """Serve until SIGTERM, SIGINT or `told`, or until the server fails. `leave` comes before connections are closed,
+    `restart` at SIGHUP."""
+    server, restarts = Server(app), set[asyncio.Task[None]]()
+
+    def again() -> None:
+        if restart is not None:
+            restarts.add(asyncio.create_task(restart()))
+
+    with _signals(told.set, again):
         serving = asyncio.create_task(server.serve([listener]))
         try:
             up = asyncio.create_task(server.up.wait())
@@ -258,33 +270,6 @@ async def run_server(
         finally:
             server.should_exit = True
             await serving
-
-
-class Server(uvicorn.Server):
-    """Says when it accepts, and leaves signals to its owner."""
-
-    def __init__(self, app: App) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                ws="none",
-                lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=_LEAVE_SECONDS,
-            )
-        )
-        self.up = asyncio.Event()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.up.set()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -315,12 +300,14 @@ def _endpoint(settings: Settings, listener: socket.socket, who: str) -> str:
 
 
 @contextlib.contextmanager
-def _signals(call: Callable[[], None]) -> Iterator[None]:
+def _signals(stop: Callable[[], None], restart: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM and SIGINT end it; SIGHUP restarts the engines that are ours, when what they are at is done."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    heard = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: restart}
+    for number, call in heard.items():
         loop.add_signal_handler(number, call)
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in heard:
             loop.remove_signal_handler(number)

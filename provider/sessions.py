@@ -225,6 +225,7 @@ class Sessions:
                         channel_opened = await self._open_ordered_channel(*channel_order)
                     if ordered is not None:
                         stream, opened = await self._open_ordered(*ordered)
+                self._require_depth(stream, self._projection.channels.get(key.id) if locked else None, opened[0])
                 return await self._begin(offer, key.id, stream, grant, *opened, *channel_opened)
             finally:
                 self._admission.release(key.id)
@@ -290,6 +291,27 @@ class Sessions:
         with suppress(ChainError):
             head = await self._chain.head()
             await self._projection.reach(head.number - self._settings.confirmations, _LOOK_SECONDS)
+
+    def _require_depth(self, stream: LiveStream | None, channel: LiveChannel | None, sent: str) -> None:
+        """The more there is to lose by a reorganisation, the deeper the money has to be in the chain. `sent`: the
+        transaction by which we opened the stream; else empty."""
+        for live, held in (
+            (stream, flow(stream.state.rate, stream.end - stream.start) if stream else 0),
+            (channel, channel.state.deposit if channel else 0),
+        ):
+            if live is None:
+                continue
+            large = self._seller.large.get(live.key.token)
+            depth, needed = self._projection.depth(live.block), self._settings.large_confirmations
+            if large is not None and held >= large and depth < needed:
+                kind = "stream" if live is stream else "channel"
+                message = (
+                    f"a {kind} with {large} or more in it needs {needed} confirmations here, and has {depth}: wait"
+                )
+                if sent and stream is not None:
+                    extra = {"start": stream.start, "transaction": sent}
+                    raise ApiError(503, "order_pending", message, retry_after=5, extra=extra)
+                raise ApiError(402, f"{kind}_unknown", message, headers={"retry-after": "1"})
 
     def _find(self, stream_id: StreamId, start: int) -> LiveStream:
         """A stream that the consumer opened itself."""

@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     """Whom streams must pay, decided at registration; empty: the account itself."""
     confirmations: int = Field(0, ge=0, le=1000)
     """Blocks on top of an event before it counts."""
+    large_deposits: tuple[str, ...] = ()
+    """TOKEN:AMOUNT, each: a stream or channel with so much or more in it counts only after `large_confirmations`."""
+    large_confirmations: int = Field(15, ge=0, le=1000)
     poll_seconds: float = Field(0.4, gt=0, le=60)
     """How often the chain's head is read."""
     outage_seconds: float = Field(15, gt=0)
@@ -147,8 +150,23 @@ class Settings(BaseSettings):
     max_choices: int = Field(4, ge=1, le=128)
     """The highest `n` of a request."""
     max_body: int = Field(4 * 2**20, ge=1024)
+    max_running: int = Field(0, ge=0, le=100_000)
+    """Answers at once on all engines, the rest waits in a queue; 0: as many as slots and sessions allow."""
+    queue_length: int = Field(256, ge=0, le=100_000)
+    queue_seconds: float = Field(30, gt=0)
+    """How long a request waits for its turn. Those that pay for their time go first."""
+    session_rate: int = Field(0, ge=0)
+    """Requests a minute of one session; 0: any number, since they are paid for."""
+    address_rate: int = Field(1200, ge=0)
+    """Handshakes and unknown tokens a minute from one address; 0: any number."""
+    behind_proxy: bool = False
+    """Whether addresses are those that a proxy of ours puts last into X-Forwarded-For."""
     stop_seconds: float = Field(3, ge=0)
     """How long running answers may go on after the provider was told to stop."""
+
+    keep_days: float = Field(30, ge=1)
+    """How long the token ids of an answer are kept, and of a session that is over its receipts and usage. On the chain
+    a receipt can be asked for within an hour or so."""
 
     # --- money ---
     credit_tokens: int = Field(256, ge=1, le=10**6)
@@ -163,6 +181,9 @@ class Settings(BaseSettings):
     """A payout waits until it is worth so many times its gas."""
 
     # --- what is said ---
+    metrics_port: int = Field(0, ge=0, le=65535)
+    """Where Prometheus finds /metrics; 0: nowhere."""
+    metrics_host: str = "127.0.0.1"
     log_level: str = "info"
     log_json: bool = False
 

@@ -332,7 +332,7 @@ class Store:
                 os.close(lock)
             if isinstance(error, SQLAlchemyError):
                 cure = "check the URL and the server" if is_url(place) else "move it away"
-                raise ConfigError(f"{shown} is no usable state ({_reason(error)}): {cure}") from None
+                raise ConfigError(f"{shown} is no usable state ({reason(error)}): {cure}") from None
             raise
         return cls(engine, lock)
 
@@ -361,7 +361,7 @@ class Store:
                 with self.engine.begin() as connection:
                     found = work(connection)
             except OperationalError as error:
-                self._trouble = f"the state cannot be written: {_reason(error)}"
+                self._trouble = f"the state cannot be written: {reason(error)}"
                 raise
             self._trouble = None
             return found
@@ -703,6 +703,23 @@ class Store:
             found.append(Stored(Receipt(**said), row.token_ids, row.signature))
         return found
 
+    async def prune(self, before: int) -> None:
+        """Drop what was finished before this moment (milliseconds) and nobody can ask for any more: the ids of answers,
+        and of sessions that are forgotten the receipts and the usage."""
+        r = _receipts.c
+        old = r.finished_at < before
+        known = select(_sessions.c.stream_id).where(
+            (_sessions.c.stream_id == r.session_id) & (_sessions.c.start == r.start)
+        )
+        ended = select(_sessions.c.id).where(_sessions.c.id == _usage.c.session_id)
+
+        def work(c: Connection) -> None:
+            c.execute(update(_receipts).where(old & r.token_ids.is_not(None)).values(token_ids=None))
+            c.execute(delete(_receipts).where(old & ~known.exists()))
+            c.execute(delete(_usage).where((_usage.c.finished_at < before / 1000) & ~ended.exists()))
+
+        await self._do(work)
+
     # --- usage and payouts ---
 
     async def add_usage(self, rows: Sequence[Usage]) -> None:
@@ -742,7 +759,7 @@ def vouchers_kept(place: str) -> dict[StreamId, tuple[int, bytes]]:
     except SQLAlchemyError as error:
         shown = show_place(place)
         raise ConfigError(
-            f"the vouchers in {shown} cannot be read ({_reason(error)}): check it and its rights"
+            f"the vouchers in {shown} cannot be read ({reason(error)}): check it and its rights"
         ) from None
     finally:
         engine.dispose()
@@ -759,7 +776,7 @@ def write_control(place: str, name: str, value: str) -> None:
         with engine.begin() as connection:
             connection.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
     except SQLAlchemyError as error:
-        raise ConfigError(f"{show_place(place)} cannot be written ({_reason(error)})") from None
+        raise ConfigError(f"{show_place(place)} cannot be written ({reason(error)})") from None
     finally:
         engine.dispose()
 
@@ -810,8 +827,8 @@ def _own(path: Path) -> int:
     return lock
 
 
-def _reason(error: SQLAlchemyError) -> str:
-    """In one line, without the statement and its values."""
+def reason(error: Exception) -> str:
+    """In one line, without the statement and its values: what a log may say."""
     said = str(getattr(error, "orig", None) or error).strip().splitlines()
     return said[0] if said else type(error).__name__
 

@@ -29,7 +29,8 @@ from penstock.skills.publishing import buy, publish
 from penstock.types import NATIVE, Service
 from penstock.wire.skills import licence_key
 from provider import market
-from provider.service import Server, listen
+from provider.server import Server
+from provider.service import listen
 from provider.settings import Settings, load
 from provider.skills.app import create_skills_app
 from provider.skills.licensing import Licensing, open_licensing

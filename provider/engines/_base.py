@@ -183,8 +183,9 @@ async def probe(
 async def _first_token(session: aiohttp.ClientSession, base_url: str, api_key: str, model: str) -> None:
     chat = {"model": model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
     text = {"model": model, "prompt": "Hello", "max_tokens": 1}
+    pooled = {"model": model, "input": "Hello"}
     said = ""
-    for path, body in (("chat/completions", chat), ("completions", text)):
+    for path, body in (("chat/completions", chat), ("completions", text), ("embeddings", pooled)):
         try:
             async with session.post(
                 f"{base_url}/v1/{path}",

@@ -37,7 +37,8 @@ from provider import market
 from provider.app import Provider, create_app
 from provider.engines import Engine, Fleet
 from provider.receipts import domain_of
-from provider.service import Server, listen, open_store
+from provider.server import Server
+from provider.service import listen, open_store
 from provider.settings import BUNDLED_MODEL, Settings
 from provider.skills.licensing import open_licensing
 from provider.store import Store
@@ -306,6 +307,7 @@ async def running(
             first_block=deployment.first_block,
             say=lambda text: None,
         )
+        seller = replace(seller, large=await market.large_deposits(chosen, chain, deployment.tokens))
         opening = open_licensing(
             chosen,
             chain,

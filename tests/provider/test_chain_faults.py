@@ -83,6 +83,23 @@ async def test_confirmations_are_waited_for(
         await buyer.session()
 
 
+async def test_large_deposits_have_to_be_deeper(
+    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
+) -> None:
+    large = {"large_deposits": ("native:0.001",), "large_confirmations": 4}
+    async with running(node, chain, deployed.deployment, engine, tmp_path, **large) as rig:
+        small, big = await rig.buyer(), await rig.buyer()
+        await small.open(60)
+        await small.session()
+        await big.open(2000)  # 0.000001 a second
+        refused = await big.post(big.request())
+        assert (refused.status_code, refused.json()["error"]["code"]) == (402, "stream_unknown")
+        assert "needs 4 confirmations" in refused.json()["error"]["message"]
+        node.mine(4)
+        await until(lambda: rig.provider.projection.head and rig.provider.projection.head.number == node.height)
+        await big.session()
+
+
 async def test_a_head_that_stands_still_is_trouble(
     node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
 ) -> None:

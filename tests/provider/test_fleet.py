@@ -18,6 +18,7 @@ from aiohttp import web
 
 from penstock.chain.web3 import Web3Chain
 from penstock.errors import ConfigError
+from penstock.wire.receipts import RECEIPT_HEADER, SignedReceipt
 from provider.engines import EngineFailed, Fleet
 from provider.engines.guard import __file__ as GUARD
 from provider.engines.upstream import UpstreamEngine
@@ -27,6 +28,7 @@ from provider.settings import Settings
 from tests.deployed import Deployed
 from tests.harness import Node, wait_until
 from tests.provider.rig import MODEL, EngineProcess, running, until
+from tests.provider.test_vouchers import OFFERS, PROMPT_PRICE, payer
 
 
 class Counter:
@@ -40,6 +42,14 @@ class Counter:
 
     async def models(self, _: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": self.name}]}, status=200 if self.well else 500)
+
+    async def embed(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        texts = body["input"] if isinstance(body["input"], list) else [body["input"]]
+        data = [{"object": "embedding", "index": n, "embedding": [float(len(t)), 0.5]} for n, t in enumerate(texts)]
+        await self.let.wait()
+        usage = {"prompt_tokens": sum(map(len, texts)), "total_tokens": sum(map(len, texts))}
+        return web.json_response({"object": "list", "data": data, "model": body["model"], "usage": usage})
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         if not (await request.json()).get("stream"):  # the probe
@@ -62,6 +72,7 @@ async def serving(*names: str) -> AsyncIterator[list[Counter]]:
         app = web.Application()
         app.router.add_get("/v1/models", counter.models)
         app.router.add_post("/v1/chat/completions", counter.chat)
+        app.router.add_post("/v1/embeddings", counter.embed)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -147,6 +158,40 @@ async def test_models_of_different_engines_are_sold_by_one_provider(
                 left.well = False
                 await until(fleet.trouble, what="the trouble of one model")
                 assert (await buyer.chat(model="right")).status_code == 200
+        finally:
+            await fleet.stop()
+
+
+async def test_embeddings_are_paid_by_their_prompt(
+    node: Node, chain: Web3Chain, deployed: Deployed, tmp_path: Path
+) -> None:
+    async with serving("inner") as (counter,):
+        fleet = Fleet([upstream(counter)])
+        await fleet.start()
+        try:
+            async with running(node, chain, deployed.deployment, fleet, tmp_path, offers=OFFERS) as rig:
+                one = await payer(rig).open_channel()
+                await one.shake()
+                async with one.openai() as client:
+                    raw = await client.embeddings.with_raw_response.create(model=MODEL, input=["ab", "cde"])
+                    found = raw.parse()
+                    assert [item.embedding[0] for item in found.data] == [2.0, 3.0]
+                    assert (found.model, found.usage.prompt_tokens) == (MODEL, 5)
+                receipt = SignedReceipt.parse(raw.headers[RECEIPT_HEADER]).receipt
+                assert (receipt.prompt_tokens, receipt.completion_tokens) == (5, 0)
+                assert receipt.amount == 5 * PROMPT_PRICE
+                assert (await one.channel())["owed"] == str(receipt.amount)
+                for wrong in ({"model": MODEL}, {"model": MODEL, "input": 7}, {"model": "x", "input": "y"}):
+                    refused = await rig.http.post("/v1/embeddings", json=wrong, headers=one.bearer)
+                    assert refused.status_code in (400, 404)
+                counter.let.clear()
+                asked = asyncio.ensure_future(
+                    rig.http.post("/v1/embeddings", json={"model": MODEL, "input": "x"}, headers=one.bearer)
+                )
+                await until(lambda: rig.provider.admission.running, what="the request")
+                await one.close()
+                cut = await asked
+                assert (cut.status_code, cut.json()["error"]["code"]) == (402, "channel_closed")
         finally:
             await fleet.stop()
 

@@ -1,0 +1,78 @@
+"""The HTTP server: tells when it accepts, leaves signals to its owner, and waits for nobody's headers for long."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_LEAVE_SECONDS = 2
+"""How long connections may linger after the answers have ended."""
+HEADER_SECONDS = 10.0
+"""How long a client may take over the head of a request, or say nothing on a new connection."""
+
+
+class Protocol(HttpToolsProtocol):
+    """Hangs up on clients that do not come to the point."""
+
+    _impatience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._wait()
+
+    def on_headers_complete(self) -> None:
+        self._rest()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._rest()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        if self._impatience is None:
+            self._impatience = self.loop.call_later(HEADER_SECONDS, self._hang_up)
+
+    def _rest(self) -> None:
+        if self._impatience is not None:
+            self._impatience.cancel()
+            self._impatience = None
+
+    def _hang_up(self) -> None:
+        self._impatience = None
+        self.transport.abort()
+
+
+class Server(uvicorn.Server):
+    def __init__(self, app: Any) -> None:
+        """`app`: an ASGI application."""
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=Protocol,
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=_LEAVE_SECONDS,
+            )
+        )
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
