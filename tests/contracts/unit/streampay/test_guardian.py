@@ -161,6 +161,8 @@ STOPPED = {
 GOES_ON = {
     "deposit",
     "deposit_for",
+    "pay",
+    "allow_spender",
     "withdraw_vault",
     "invalidate_nonces",
     "cancel",
@@ -206,6 +208,8 @@ def actions(
     return {
         "deposit": lambda: pay.deposit(token, 1, sender=keeper, value=money.value(1)),
         "deposit_for": lambda: pay.deposit_for(payer, token, 1, sender=keeper, value=money.value(1)),
+        "pay": lambda: pay.pay(payer, token, [(keeper, 1)], sender=payer),
+        "allow_spender": lambda: pay.allow_spender(keeper, token, 1, sender=payer),
         "open": lambda: pay.open(payee, token, SESSION, b"\x07" * 32, 1, 1, MAX, sender=payer),
         "open_for": lambda: pay.open_for(order.struct, order.sign(payer.key), NO_PERMIT, sender=keeper),
         "top_up": lambda: pay.top_up(*parties, stream.offer_id, 1, MAX, sender=payer),
