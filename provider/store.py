@@ -711,7 +711,6 @@ class Store:
         where so many other sessions of the offer are being answered, NotOurs."""
         return self._together(_Job(accept, slots=slots))
 
-
     def _add_accepts(self, c: Connection, jobs: list[_Job]) -> None:
         rows = [{name: getattr(job.accept, name) for name in _ACCEPTED} for job in jobs]
         if self.fence is None:
