@@ -57,7 +57,7 @@ peers: setup ## Install what the gateway is compared with (LiteLLM, vLLM's route
 	@.toolchain/uv/bin/uv venv -q --allow-existing --python .venv/bin/python .engines/peers
 	@.toolchain/uv/bin/uv pip sync -q --require-hashes --python .engines/peers/bin/python requirements/peers.txt
 
-bench: peers ## Measure what the gateway costs, beside its peers (5 to 10 minutes): see benchmarks/README.md
+bench: peers ## Measure what the gateway costs, beside its peers (5 to 10 minutes): see benchmarks/gateway.md
 	@python -m benchmarks.gateway
 
 vllm: setup ## Install the vLLM that tests use (for CPUs, locked, 6 GB, in .engines/vllm)
