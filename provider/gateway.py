@@ -559,8 +559,9 @@ class _Exchange:
             return
         while events and self.first_at is None:
             event, _, events = events.partition(b"\n\n")
-            async for part in self._parsed(event):
-                yield part
+            if event:
+                async for part in self._parsed(event):
+                    yield part
         if events and self._one_choice:
             part, events = self._plain(events)
             if part:

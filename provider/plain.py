@@ -14,6 +14,8 @@ from dataclasses import dataclass
 _IDS = re.compile(rb',"token_ids":\[(\d+(?:,\d+)*)\]')
 _USAGE = re.compile(rb',"usage":\{"prompt_tokens":(\d+),"total_tokens":\d+,"completion_tokens":\d+[^{}]*\}(?=\}\n\n)')
 
+_FIRST = b'"index":0,'
+"""Of the first choice; of several prompts, each has one."""
 _FINISHED = b'"finish_reason":"'
 
 
@@ -29,7 +31,7 @@ class Plain:
 def read(events: bytes, *, shows_ids: bool, shows_counts: bool) -> Plain | None:
     """Of whole events of an answer with one choice; None where any is not plain. What is not to be shown is gone."""
     found = _IDS.findall(events)
-    if not found or len(found) != events.count(b"\n\n"):
+    if not found or not len(found) == events.count(b"\n\n") == events.count(_FIRST):
         return None
     counts = _USAGE.findall(events)
     if len(counts) != events.count(b'"usage":'):

@@ -82,11 +82,12 @@ def test_what_is_read_is_what_the_parser_would_read(
         event(words("a", 2**32)),
         event(words("a", 7) | {"usage": {"prompt_tokens": 1, "details": {"cached": 1}}}),
         b": a comment\n\n",
-        event('{"choices":[{"token_ids":[]}]}'),
-        event('{"choices":[{"token_ids":[-1]}]}'),
+        event(words("a", 7, index=1)),
+        event('{"choices":[{"index":0,"token_ids":[]}]}'),
+        event('{"choices":[{"index":0,"token_ids":[-1]}]}'),
         b"",
     ],
-    ids="error role usage spaced large details comment none negative nothing".split(),
+    ids="error role usage spaced large details comment second none negative nothing".split(),
 )
 def test_what_is_odd_is_left_to_the_parser(odd: bytes) -> None:
     for events in (odd, event(words("a", 7)) + odd) if odd else (odd,):
