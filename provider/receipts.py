@@ -137,7 +137,7 @@ class Job:
         )
         store, slots = receipts.store, self._terms.slots
         self._kept = asyncio.ensure_future(self._keep()) if store.shared else store.add_accept(self.accept, slots)
-        self._kept.add_done_callback(self._sign)
+        self._kept.add_done_callback(self._sign_early)
         self._signed = ""
         self.first_token_at = 0
 
@@ -148,10 +148,15 @@ class Job:
             except IntegrityError:  # another gateway took the same moment
                 self.accept = replace(self.accept, accepted_at=self._receipts.clock.unique())
 
-    def _sign(self, kept: asyncio.Future[None]) -> None:
+    def _sign_early(self, kept: asyncio.Future[None]) -> None:
         """As soon as it is on the disk: the engine is still at the first token."""
         if not kept.cancelled() and kept.exception() is None:
+            self._sign()
+
+    def _sign(self) -> str:
+        if not self._signed:
             self._signed = self.accept.sign(self._receipts.domain, self._receipts.signer).text()
+        return self._signed
 
     async def written(self) -> None:
         """Return when the accept is on the disk."""
@@ -168,7 +173,7 @@ class Job:
     async def accepted(self) -> str:
         """The signed accept, once it is on the disk."""
         await self.written()
-        return self._signed
+        return self._sign()
 
     def token_came(self) -> int:
         """The first one. Milliseconds since the accept, as the receipt will say."""

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event
 
-from penstock.types import Address, OfferId, StreamId
-from penstock.wire.receipts import NOTHING, Accept, Receipt
-from provider.receipts import Answered, following
-from provider.store import Last, Store, Usage
+from penstock.keys import LocalAccount
+from penstock.types import NATIVE, Address, Offer, OfferId, Provider, Service, StreamId, Terms
+from penstock.wire.receipts import NOTHING, Accept, Receipt, SignedAccept, slashing_domain
+from provider.market import Seller
+from provider.receipts import Answered, Receipts, following
+from provider.store import Last, Session, Store, Usage
 
 ME = Address("0x" + "11" * 20)
 OFFER = OfferId("0x" + "22" * 32)
@@ -115,3 +117,23 @@ async def test_who_stops_waiting_stops_nothing(store: Store) -> None:
     leaving.cancel()
     assert (await finish(store, accept(2))).seq == 1
     assert replace(accept(1)) not in await store.unanswered()
+
+
+async def test_an_accept_is_signed_once_it_is_on_the_disk_and_not_before(store: Store) -> None:
+    """However soon after that it is asked for."""
+    account = LocalAccount(b"\1" * 32)
+    provider = Provider(
+        ME, ME, NATIVE, ME, account.address, Service.INFERENCE, 0, 1, 0, "0x" + "00" * 32, "http://here", ""
+    )
+    terms = Terms("model", NATIVE, 10**6, 0, 0, 4, 1024, 0, "", "")
+    seller = Seller(account, provider, {OFFER: Offer(OFFER, ME, True, 0, 0, terms)}, 0)
+    receipts = Receipts(store, seller, account, slashing_domain(31337, ME), lambda: 1_800_000_000.0)
+    session = Session("ses", b"\0" * 32, SESSIONS[0], 7, OFFER, 0.0, "")
+    for _ in range(20):
+        job = receipts.begin(session, b"{}")
+        assert not job._kept.done()
+        while not job._kept.done():
+            await asyncio.sleep(0)
+        signed = SignedAccept.parse(await job.accepted())
+        signed.require_signed(receipts.domain, account.address)
+        assert signed.accept == job.accept
