@@ -8,7 +8,7 @@ export APE_DATA_FOLDER := $(CURDIR)/.cache/ape
 PROMPT ?= Why does water flow downhill?
 SOURCES := $(shell find contracts -name '*.vy' -o -name '*.vyi' -o -name '*.sol')
 
-.PHONY: help setup compile demo slash-demo skill-demo explore node test lint unit contracts fork gas abi vllm vllm-test audit clean
+.PHONY: help setup compile demo slash-demo skill-demo explore node test lint unit contracts fork gas abi peers bench vllm vllm-test audit clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -52,6 +52,13 @@ fork: compile ## Tests of the contracts on a fork of BSC; PENSTOCK_BSC_RPC_URL n
 
 gas: compile ## Measure gas and write benchmarks/gas.json
 	@ape run gas --network bsc:local:foundry
+
+peers: setup ## Install what the gateway is compared with (LiteLLM, vLLM's router; locked, in .engines/peers)
+	@.toolchain/uv/bin/uv venv -q --allow-existing --python .venv/bin/python .engines/peers
+	@.toolchain/uv/bin/uv pip sync -q --require-hashes --python .engines/peers/bin/python requirements/peers.txt
+
+bench: peers ## Measure what the gateway costs, beside its peers (5 to 10 minutes): see benchmarks/gateway.md
+	@python -m benchmarks.gateway
 
 vllm: setup ## Install the vLLM that tests use (for CPUs, locked, 6 GB, in .engines/vllm)
 	@.toolchain/uv/bin/uv venv -q --allow-existing --python .venv/bin/python .engines/vllm

@@ -127,12 +127,18 @@ class Bill:
                         await self.account.paid.wait()
             if not self.fits(prompt_tokens, completion_tokens):
                 return False
+        self.charge(prompt_tokens, completion_tokens)
+        return True
+
+    def charge(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Count what fits."""
+        prompt_tokens = max(prompt_tokens, self.prompt_tokens)
+        completion_tokens = max(completion_tokens, self.completion_tokens)
         if prompt_tokens:
             self._release()
         self.account.prompt_tokens += prompt_tokens - self.prompt_tokens
         self.account.completion_tokens += completion_tokens - self.completion_tokens
         self.prompt_tokens, self.completion_tokens = prompt_tokens, completion_tokens
-        return True
 
     def needed(self, prompt_tokens: int, completion_tokens: int) -> int:
         """The least voucher with which so much would have been served."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -58,6 +58,8 @@ class Admission:
         self._concurrency = concurrency
         self._sessions: dict[bytes, Session] = {}
         self._runs: dict[StreamId, set[Run]] = defaultdict(set)
+        self._answered: dict[OfferId, Counter[tuple[StreamId, int]]] = defaultdict(Counter)
+        """Running answers of each session, by offer: looked at for every request, and so counted as they come."""
         self._timers: dict[StreamId, asyncio.TimerHandle] = {}
         self._closing: dict[tuple[StreamId, int], Closing] = {}
         self._reserved: dict[StreamId, OfferId] = {}
@@ -198,13 +200,8 @@ class Admission:
     def _others_answered(self, session: Session) -> int:
         """Other sessions of the offer, by stream and start, that are being answered: never more than its slots, less
         this one, whatever became of the streams meanwhile."""
-        running = {
-            (run.session.stream_id, run.session.start)
-            for runs in self._runs.values()
-            for run in runs
-            if run.session.offer_id == session.offer_id
-        }
-        return len(running - {(session.stream_id, session.start)})
+        answered = self._answered[session.offer_id]
+        return len(answered) - ((session.stream_id, session.start) in answered)
 
     # --- runs ---
 
@@ -228,6 +225,7 @@ class Admission:
             raise ApiError(503, "no_free_slot", "all slots are taken: try again shortly", retry_after=1)
         run = Run(session)
         self._runs[session.stream_id].add(run)
+        self._answered[session.offer_id][session.stream_id, session.start] += 1
         if session.start and session.stream_id not in self._timers:
             self._arm(self._projection.streams[session.stream_id])
         return run
@@ -236,6 +234,10 @@ class Admission:
         stream = run.session.stream_id
         runs = self._runs[stream]
         runs.discard(run)
+        answered, session = self._answered[run.session.offer_id], (stream, run.session.start)
+        answered[session] -= 1
+        if not answered[session]:
+            del answered[session]
         self._finished.set()
         if not runs:
             del self._runs[stream]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,7 @@ class Prepared:
     wants_ids: bool = False
     """Whether it asked for token ids, by vLLM's name."""
     wants_logprobs: bool = False
+    choices: int = 1
 
 
 EMBED = "/v1/embeddings"
@@ -121,7 +122,9 @@ def prepare(
     wants_ids = body.get("return_token_ids") is True
     if ask_ids is not None:
         ask_ids(sent)
-    return Prepared(msgspec.json.encode(sent), streams, bool(options.get("include_usage")), wants_ids, wants_logprobs)
+    return Prepared(
+        msgspec.json.encode(sent), streams, bool(options.get("include_usage")), wants_ids, wants_logprobs, choices or 1
+    )
 
 
 _PARTS = frozenset("text refusal image_url input_audio audio_url video_url".split())
@@ -250,11 +253,11 @@ class TokenIds:
         if self._shows_counts or not piece.get("choices"):
             return False
         hidden = [piece.pop("timings", None)]
-        if not self._prepared.wants_usage:
+        if not (self._prepared.wants_usage and any(choice.get("finish_reason") for choice in piece["choices"])):
             hidden.append(piece.pop("usage", None))
         return any(each is not None for each in hidden)
 
-    def keep(self, found: list[tuple[int, list[int]]]) -> None:
+    def keep(self, found: Iterable[tuple[int, Iterable[int]]]) -> None:
         """They have been passed on."""
         for index, ids in found:
             self._choices.setdefault(index, array("I")).extend(ids)

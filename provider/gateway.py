@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import itertools
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
@@ -25,6 +26,7 @@ from penstock.types import Terms
 from penstock.wire.completions import CHAT, TEXT, Assembly
 from penstock.wire.receipts import ACCEPT_HEADER, RECEIPT_HEADER, SignedReceipt
 from penstock.wire.sessions import OWED_HEADER, prompt_bound
+from provider import plain
 from provider.accounts import VOUCHER_NEEDED, Accounts, Bill
 from provider.admission import Admission, Refusal, Run
 from provider.asgi import ClientLeft, Receive, Scope, Send, header, read_body, send_error, send_json
@@ -53,6 +55,10 @@ _USAGE_MARKS = (b'"usage":{', b'"usage": {')
 
 _STUCK_SECONDS = 5.0
 """How long a client that does not read may hold an answer that was stopped."""
+
+_PROCESS = secrets.token_hex(8)
+_NUMBERS = itertools.count()
+"""What names requests: no two of a process, nor of two processes, alike. Fresh randomness for each took 10 µs."""
 
 LEFT = "client_left"
 SILENT = "engine_silent"
@@ -248,23 +254,23 @@ class Gateway:
             if exchange.job is None:
                 self._record(usage)
             exchange.concluding = asyncio.ensure_future(exchange.conclude(usage))
-        await asyncio.shield(exchange.concluding)
+        if exchange.concluding.done():
+            exchange.concluding.result()
+        else:
+            await asyncio.shield(exchange.concluding)
 
     # --- the engine's side ---
 
     async def _open(self, exchange: _Exchange, payload: bytes) -> None:
         """Have the engine begin. ApiError where it refuses, is away, or is stopped before it began."""
-        opening = asyncio.ensure_future(self._post(exchange, payload))
-        exchange.on_stop(opening.cancel)
+        seconds = self._settings.engine_answer_seconds
         try:
-            async with asyncio.timeout(self._settings.engine_answer_seconds):
-                response = await opening
-        except asyncio.CancelledError:
-            if exchange.why is None:
-                raise
-            raise exchange.error() from None
+            async with asyncio.timeout(seconds) as guard:
+                exchange.on_stop(lambda: guard.reschedule(0))  # now
+                response = await self._post(exchange, payload)
         except TimeoutError:
-            seconds = self._settings.engine_answer_seconds
+            if exchange.why is not None:
+                raise exchange.error() from None
             raise ApiError(504, "engine_timeout", f"the engine did not begin to answer within {seconds:g} s") from None
         except aiohttp.ClientError as error:
             log.warning("the engine is not reached", error=str(error))
@@ -459,6 +465,7 @@ class _Exchange:
         self._prepared = prepared
         self._ids = TokenIds(prepared, shows_counts=bill is not None)
         self._parses = bill is not None or job is not None or not prepared.streams
+        self._one_choice = prepared.choices == 1
         self._ready: list[bytes] = []
         """Events that have not been passed on: nothing is before the first token."""
         self._stop: Callable[[], Any] | None = None
@@ -608,24 +615,55 @@ class _Exchange:
             if events:
                 yield events
             return
+        while events and self.first_at is None:
+            event, _, events = events.partition(b"\n\n")
+            if event:
+                async for part in self._parsed(event):
+                    yield part
+        if events and self._one_choice:
+            part, events = self._plain(events)
+            if part:
+                yield part
         for event in events.split(b"\n\n"):
-            if not event:
-                continue
-            piece = _piece(event)
-            if piece is not None:
-                found, changed = self._ids.take(piece)
-                changed |= self._look(piece, found)
-                if self._ready and self.first_at is not None and not self._fits():
-                    yield self._passed_on()
-                if self.first_at is not None:
-                    await self._pay(found)
-                if not self._prepared.wants_usage and not piece.get("choices") and "usage" in piece:
-                    continue
-                if changed:
-                    event = b"data: " + msgspec.json.encode(piece)
-            self._ready.append(event)
+            if event:
+                async for part in self._parsed(event):
+                    yield part
         if self._ready and self.first_at is not None:
             yield self._passed_on()
+
+    def _plain(self, events: bytes) -> tuple[bytes, bytes]:
+        """Count those that need no parsing: what the client gets for them, and the events that are left."""
+        some, left = plain.cut(events)
+        found = plain.read(some, shows_ids=self._prepared.wants_ids, shows_counts=self.bill is not None)
+        if found is None:
+            return b"", events
+        prompt_tokens = self.counted.prompt_tokens if found.prompt_tokens is None else found.prompt_tokens
+        completion_tokens = self.counted.ids + len(found.ids)
+        if self.bill is not None:
+            if self.why is not None:
+                raise self.error()
+            if not self.bill.fits(prompt_tokens, completion_tokens):
+                return b"", events  # one by one, as they are paid for
+            self.bill.charge(prompt_tokens, completion_tokens)
+        self.counted = Counted(prompt_tokens, completion_tokens, True, completion_tokens)
+        self._ids.keep([(0, found.ids)])
+        return self._passed_on() + found.events, left
+
+    async def _parsed(self, event: bytes) -> AsyncGenerator[bytes, None]:
+        """One event. It waits in `_ready`, and is yielded where a payment has to be waited for."""
+        piece = _piece(event)
+        if piece is not None:
+            found, changed = self._ids.take(piece)
+            changed |= self._look(piece, found)
+            if self._ready and self.first_at is not None and not self._fits():
+                yield self._passed_on()
+            if self.first_at is not None:
+                await self._pay(found)
+            if not self._prepared.wants_usage and not piece.get("choices") and "usage" in piece:
+                return
+            if changed:
+                event = b"data: " + msgspec.json.encode(piece)
+        self._ready.append(event)
 
     def _fits(self) -> bool:
         """Whether it is paid for already."""
@@ -633,7 +671,7 @@ class _Exchange:
 
     def _passed_on(self) -> bytes:
         ready, self._ready = self._ready, []
-        return b"\n\n".join([*ready, b""])
+        return b"\n\n".join([*ready, b""]) if ready else b""
 
     async def count(self, piece: dict[str, Any]) -> None:
         """One piece of an answer that is given whole. ApiError as in `paid`."""
@@ -714,7 +752,7 @@ class _Exchange:
         if self.bill is not None:
             counted = Counted(self.bill.prompt_tokens, self.bill.completion_tokens, counted.exact)
         return Usage(
-            id="req_" + secrets.token_hex(12),
+            id=f"req_{_PROCESS}{next(_NUMBERS):08x}",
             session_id=self.run.session.id,
             started_at=self.started_at,
             first_token_at=self.first_at,
@@ -783,12 +821,18 @@ def _pieces(events: bytes) -> list[dict[str, Any]]:
 
 def _piece(event: bytes) -> dict[str, Any] | None:
     """The JSON object of one event; None where it has none."""
-    lines = [line[5:] for line in event.split(b"\n") if line.startswith(b"data:")]
+    if event.startswith(b"data: ") and b"\n" not in event:
+        data = event[6:]
+    else:
+        data = b"\n".join(line[5:] for line in event.split(b"\n") if line.startswith(b"data:"))
     try:
-        piece = msgspec.json.decode(b"\n".join(lines))
+        piece = _decode(data)
     except msgspec.DecodeError:
         return None
     return piece if isinstance(piece, dict) else None
+
+
+_decode = msgspec.json.Decoder().decode
 
 
 def _message(raw: bytes) -> str:

@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
-from eth_utils.crypto import keccak
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from penstock.deployments import Deployment
@@ -30,6 +29,7 @@ from penstock.wire.receipts import (
     request_hash,
     slashing_domain,
 )
+from penstock.wire.words import keccak
 from provider.market import Seller
 from provider.store import Last, Session, Store, Stored, Usage
 
@@ -90,10 +90,10 @@ class Answered:
         cls, prompt_tokens: int, completion_tokens: int, first_token_at: int, choices: Sequence[Sequence[int]]
     ) -> Answered:
         """The choices' ids, where there are any, are the completion tokens."""
-        ids = [token for choice in choices for token in choice]
-        if not ids:
+        count = sum(map(len, choices))
+        if not count:
             return cls(prompt_tokens, completion_tokens, first_token_at if completion_tokens else 0)
-        return cls(prompt_tokens, len(ids), first_token_at, pack_ids(ids))
+        return cls(prompt_tokens, count, first_token_at, b"".join(map(pack_ids, choices)))
 
 
 def following(accept: Accept, answered: Answered, finished_at: int, last: Last | None, terms: Terms | None) -> Receipt:
@@ -136,8 +136,10 @@ class Job:
             request_hash(body),
             receipts.clock.unique(),
         )
-        self._kept = asyncio.ensure_future(self._keep())
-        self._kept.add_done_callback(_looked_at)
+        store, slots = receipts.store, self._terms.slots
+        self._kept = asyncio.ensure_future(self._keep()) if store.shared else store.add_accept(self.accept, slots)
+        self._kept.add_done_callback(self._sign_early)
+        self._signed = ""
         self.first_token_at = 0
 
     async def _keep(self) -> None:
@@ -145,13 +147,24 @@ class Job:
             try:
                 return await self._receipts.store.add_accept(self.accept, self._terms.slots)
             except IntegrityError:  # another gateway took the same moment
-                if not self._receipts.store.shared:
-                    raise
                 self.accept = replace(self.accept, accepted_at=self._receipts.clock.unique())
+
+    def _sign_early(self, kept: asyncio.Future[None]) -> None:
+        """As soon as it is on the disk: the engine is still at the first token."""
+        if not kept.cancelled() and kept.exception() is None:
+            self._sign()
+
+    def _sign(self) -> str:
+        if not self._signed:
+            self._signed = self.accept.sign(self._receipts.domain, self._receipts.signer).text()
+        return self._signed
 
     async def written(self) -> None:
         """Return when the accept is on the disk."""
-        await asyncio.shield(self._kept)
+        if self._kept.done():
+            self._kept.result()
+        else:
+            await asyncio.shield(self._kept)
 
     @property
     def refused(self) -> bool:
@@ -160,8 +173,8 @@ class Job:
 
     async def accepted(self) -> str:
         """The signed accept, once it is on the disk."""
-        await asyncio.shield(self._kept)
-        return self.accept.sign(self._receipts.domain, self._receipts.signer).text()
+        await self.written()
+        return self._sign()
 
     def token_came(self) -> int:
         """The first one. Milliseconds since the accept, as the receipt will say."""
@@ -171,7 +184,7 @@ class Job:
 
     async def finish(self, answered: Answered, usage: Usage | None) -> SignedReceipt:
         """Once, before the slot is given back: the receipt, on the disk with the usage, then signed."""
-        await asyncio.shield(self._kept)
+        await self.written()
         # Nothing is waited for between this moment and the place in the session that goes with it.
         finished_at = self._receipts.clock.now(self.first_token_at)
         return await self._receipts.conclude(self.accept, answered, finished_at, self._terms, usage)
@@ -273,9 +286,3 @@ class Receipts:
 
 def _hash_of(packed: bytes | None) -> str:
     return NOTHING if packed is None else hex32(keccak(packed))
-
-
-def _looked_at(done: asyncio.Future[None]) -> None:
-    """So that a failure which nobody waits for any more is not reported twice."""
-    if not done.cancelled():
-        done.exception()

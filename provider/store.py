@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -39,6 +39,7 @@ from sqlalchemy import (
     delete,
     event,
     func,
+    insert,
     make_url,
     or_,
     select,
@@ -258,6 +259,16 @@ class Last:
     completion_tokens: int
     total: int
 
+    @classmethod
+    def after(cls, last: Last | None, receipt: Receipt) -> Last:
+        return cls(
+            receipt.seq,
+            receipt.hash,
+            receipt.prompt_tokens + (last.prompt_tokens if last else 0),
+            receipt.completion_tokens + (last.completion_tokens if last else 0),
+            receipt.total,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
@@ -292,6 +303,31 @@ class SlotsTaken(Exception):
     """As many sessions of the offer are being answered as it has slots."""
 
 
+@dataclass(eq=False, slots=True)
+class _Job:
+    """An accept that is to be written, or with `make` the receipt for one."""
+
+    accept: Accept
+    make: Callable[[Last | None], Receipt] | None = None
+    token_ids: bytes | None = None
+    usage: Usage | None = None
+    slots: int = 0
+    """Of the accept's offer."""
+    done: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    receipt: Receipt | None = None
+    """Once it is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Jobs that share a transaction."""
+
+    jobs: list[_Job]
+    lasts: dict[tuple[StreamId, int], Last]
+    """Where sessions stand once it is written."""
+    written: asyncio.Future[None]
+
+
 class Store:
     """Open with `Store.open`. One process owns a file at a time; a PostgreSQL database is shared."""
 
@@ -300,11 +336,13 @@ class Store:
         self._lock = lock
         self._insert = inserts(engine)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
-        self._waiting: list[tuple[Callable[[Connection], Any], asyncio.Future[Any]]] = []
+        self._waiting: list[_Job] = []
         self._writing: asyncio.Task[None] | None = None
         self._trouble: str | None = None
         self.fence: Callable[[Connection, StreamId], None] | None = None
         """Where others use the place, too: raises NotOurs in a transaction about a stream that is not ours."""
+        self._last: dict[tuple[StreamId, int], Last] = {}
+        """Where the receipts of sessions stand, of those that finished one lately."""
 
     @classmethod
     def open(cls, place: str | Path, *, owner: str) -> Store:
@@ -355,6 +393,11 @@ class Store:
 
     async def _do(self, work: Callable[[Connection], T]) -> T:
         """OperationalError where the disk is full, the database locked or away: nothing was written then."""
+        # Shielded: a caller that is cancelled must not leave it unknown whether something was written.
+        return await asyncio.shield(self._begin(work))
+
+    def _begin(self, work: Callable[[Connection], T]) -> asyncio.Future[T]:
+        """As `_do`; it is on its way when this returns."""
 
         def run() -> T:
             try:
@@ -366,35 +409,79 @@ class Store:
             self._trouble = None
             return found
 
-        # Shielded: a caller that is cancelled must not leave it unknown whether something was written.
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, run))
+        return asyncio.get_running_loop().run_in_executor(self._thread, run)
 
     run = _do
     """For what is kept elsewhere in the same place: in one transaction."""
 
-    async def _together(self, work: Callable[[Connection], T]) -> T:
-        """As `_do`, in order, but all that comes while the disk is busy is written in one transaction."""
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append((work, done))
+    def _together(self, job: _Job) -> asyncio.Future[Any]:
+        """As `_begin`, in order, but all that comes while the disk is busy is written in one transaction, whether or
+        not somebody still waits for it."""
+        self._waiting.append(job)
         if self._writing is None:
-            self._writing = asyncio.create_task(self._write())
-        return await asyncio.shield(done)
+            self._writing = asyncio.create_task(self._write(self._begin_batch(self._next_batch())))
+        return job.done
 
-    async def _write(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
+    def _next_batch(self) -> list[_Job]:
+        batch, self._waiting = self._waiting, []
+        return batch
+
+    async def _write(self, writing: _Batch) -> None:
+        while True:
             try:
-                found = await self._do(lambda c, batch=batch: [work(c) for work, _ in batch])  # type: ignore[misc]
+                await self._finish_batch(writing)
             except Exception:  # nothing was written: each for itself, so that one fails alone
-                for work, done in batch:
+                for job in writing.jobs:
                     try:
-                        done.set_result(await self._do(work))
+                        await self._finish_batch(self._begin_batch([job]))
                     except Exception as error:
-                        done.set_exception(error)
-            else:
-                for (_, done), result in zip(batch, found, strict=True):
-                    done.set_result(result)
+                        if not job.done.cancelled():
+                            job.done.set_exception(error)
+            if not self._waiting:
+                break
+            writing = self._begin_batch(self._next_batch())
         self._writing = None
+
+    def _begin_batch(self, jobs: list[_Job]) -> _Batch:
+        """Accepts before receipts, each kind in one statement: what a statement costs is shared by all of them."""
+        accepts = [job for job in jobs if job.make is None]
+        usage = [{name: getattr(job.usage, name) for name in _USED} for job in jobs if job.usage is not None]
+        lasts: dict[tuple[StreamId, int], Last] = {}
+
+        def work(c: Connection) -> None:
+            if accepts:
+                self._add_accepts(c, accepts)
+            rows = []
+            for job in jobs:
+                if job.make is not None:
+                    session = job.accept.session_id, job.accept.start
+                    if self.fence is not None:
+                        self.fence(c, job.accept.session_id)
+                        self._last.pop(session, None)  # another gateway may have served it meanwhile
+                    last = lasts.get(session) or self._last.get(session) or _last_of(c, *session)
+                    job.receipt = job.make(last)
+                    lasts[session] = Last.after(last, job.receipt)
+                    rows.append(_row(job.receipt, lasts[session], job.token_ids))
+            if rows and c.execute(_ADD_RECEIPT, rows).rowcount != len(rows):
+                raise RuntimeError("an accept is unknown, or has its receipt already")
+            if usage:
+                c.execute(_ADD_USAGE, usage)
+
+        return _Batch(jobs, lasts, self._begin(work))
+
+    async def _finish_batch(self, batch: _Batch) -> None:
+        try:
+            await batch.written
+        except Exception:
+            for session in batch.lasts:  # it may stand elsewhere
+                self._last.pop(session, None)
+            raise
+        if len(self._last) > _LASTS_KEPT:
+            self._last.clear()
+        self._last |= batch.lasts
+        for job in batch.jobs:
+            if not job.done.cancelled():
+                job.done.set_result(job.receipt)
 
     # --- meta ---
 
@@ -619,23 +706,27 @@ class Store:
         latest = select(func.max(_receipts.c.accepted_at)), select(func.max(_receipts.c.finished_at))
         return await self._do(lambda c: max(c.execute(query).scalar() or 0 for query in latest))
 
-    async def add_accept(self, accept: Accept, slots: int) -> None:
+    def add_accept(self, accept: Accept, slots: int) -> asyncio.Future[None]:
         """It names its moment, which no other may have: IntegrityError. Where others use the place, too: SlotsTaken
         where so many other sessions of the offer are being answered, NotOurs."""
-        row = self._insert(_receipts).values(asdict(accept))
+        return self._together(_Job(accept, slots=slots))
+
+    def _add_accepts(self, c: Connection, jobs: list[_Job]) -> None:
+        rows = [{name: getattr(job.accept, name) for name in _ACCEPTED} for job in jobs]
+        if self.fence is None:
+            c.execute(_ADD_ACCEPT, rows)
+            return
         r = _receipts.c
-        other = or_(r.session_id != accept.session_id, r.start != accept.start)
-        running = select(r.session_id, r.start).where(r.seq.is_(None) & (r.offer_id == accept.offer_id) & other)
-
-        def work(c: Connection) -> None:
-            if self.fence is not None:
-                c.execute(text("SELECT pg_advisory_xact_lock(hashtext(:offer))"), {"offer": accept.offer_id})
-                self.fence(c, accept.session_id)
-                if len(c.execute(running.distinct()).all()) >= slots:
-                    raise SlotsTaken
-            c.execute(row)
-
-        await self._together(work)
+        for job, row in sorted(zip(jobs, rows, strict=True), key=lambda each: each[0].accept.offer_id):
+            # In this order everywhere, so that no two wait for each other.
+            accept = job.accept
+            c.execute(text("SELECT pg_advisory_xact_lock(hashtext(:offer))"), {"offer": accept.offer_id})
+            self.fence(c, accept.session_id)
+            other = or_(r.session_id != accept.session_id, r.start != accept.start)
+            running = select(r.session_id, r.start).where(r.seq.is_(None) & (r.offer_id == accept.offer_id) & other)
+            if len(c.execute(running.distinct()).all()) >= job.slots:
+                raise SlotsTaken
+            c.execute(_ADD_ACCEPT, row)
 
     async def unanswered(self, stream: StreamId | None = None) -> list[Accept]:
         """Accepts without a receipt, in their order, of one stream or all."""
@@ -649,30 +740,8 @@ class Store:
     ) -> Receipt:
         """The next receipt of the accept's session, made from the last one in the transaction that writes it, and
         once for each accept; `usage` with it."""
-        r = _receipts.c
-        columns = r.seq, r.hash, r.prompt_sum, r.completion_sum, r.total
-        of_session = (r.session_id == accept.session_id) & (r.start == accept.start) & r.seq.is_not(None)
-        latest = select(*columns).where(of_session).order_by(r.seq.desc()).limit(1)
-        owed = (r.accepted_at == accept.accepted_at) & r.seq.is_(None)
-
-        def work(c: Connection) -> Receipt:
-            if self.fence is not None:
-                self.fence(c, accept.session_id)
-            found = c.execute(latest).first()
-            last = Last(found[0], found[1], found[2], found[3], int(found[4])) if found else None
-            receipt = make(last)
-            said = {name: getattr(receipt, name) for name in _SAID}
-            said |= {"amount": str(receipt.amount), "total": str(receipt.total)}
-            said |= {"prompt_sum": receipt.prompt_tokens + (last.prompt_tokens if last else 0)}
-            said |= {"completion_sum": receipt.completion_tokens + (last.completion_tokens if last else 0)}
-            written = c.execute(update(_receipts).where(owed).values(**said, hash=receipt.hash, token_ids=token_ids))
-            if written.rowcount != 1:
-                raise RuntimeError(f"the accept of {accept.accepted_at} is unknown, or has its receipt already")
-            if usage is not None:
-                c.execute(self._insert(_usage).values(asdict(usage)))
-            return receipt
-
-        return await self._together(work)
+        found: Receipt = await self._together(_Job(accept, make, token_ids, usage))
+        return found
 
     async def keep_signatures(self, signatures: Mapping[int, bytes]) -> None:
         """By the accepts' times."""
@@ -842,7 +911,40 @@ def _configure(connection: Any, _: Any) -> None:
 
 _SAID = [each.name for each in fields(Receipt) if each.name not in {each.name for each in fields(Accept)}]
 """What a receipt adds to its accept."""
+_ACCEPTED = [each.name for each in fields(Accept)]
+_ADD_ACCEPT = insert(_receipts)
+_ADD_RECEIPT = (
+    update(_receipts)
+    .where((_receipts.c.accepted_at == bindparam("at")) & _receipts.c.seq.is_(None))
+    .values({name: bindparam(name) for name in [*_SAID, "hash", "prompt_sum", "completion_sum", "token_ids"]})
+)
+_USED = [each.name for each in fields(Usage)]
+_ADD_USAGE = insert(_usage)
+_LASTS_KEPT = 10_000
 _KINDS: dict[str, type[ChainEvent]] = {cls.__name__: cls for cls in get_args(ChainEvent)}
+
+
+def _last_of(c: Connection, session: StreamId, start: int) -> Last | None:
+    """Where the receipts of a session stand, by what is written."""
+    r = _receipts.c
+    columns = r.seq, r.hash, r.prompt_sum, r.completion_sum, r.total
+    of_session = (r.session_id == session) & (r.start == start) & r.seq.is_not(None)
+    found = c.execute(select(*columns).where(of_session).order_by(r.seq.desc()).limit(1)).first()
+    return Last(found[0], found[1], found[2], found[3], int(found[4])) if found else None
+
+
+def _row(receipt: Receipt, following: Last, token_ids: bytes | None) -> dict[str, Any]:
+    """What a receipt adds to its accept's row."""
+    row = {name: getattr(receipt, name) for name in _SAID}
+    return row | {
+        "at": receipt.accepted_at,
+        "amount": str(receipt.amount),
+        "total": str(receipt.total),
+        "hash": receipt.hash,
+        "prompt_sum": following.prompt_tokens,
+        "completion_sum": following.completion_tokens,
+        "token_ids": token_ids,
+    }
 
 
 def _event(kind: str, body: str) -> ChainEvent:

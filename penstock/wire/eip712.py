@@ -12,25 +12,25 @@ from typing import Protocol
 
 import coincurve
 from eth_abi.abi import encode
-from eth_utils.crypto import keccak
 
 from penstock.errors import BadSignature
 from penstock.types import Address, ChannelOrder, Order, StandingOrder, StreamId, address, unhex
+from penstock.wire.words import keccak
 
-DOMAIN_TYPE = keccak(text="EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
+DOMAIN_TYPE = keccak(b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
 ORDER_TYPE = keccak(
-    text="OpenStream(address payer,address payee,address token,address sessionKey,bytes32 offerId,"
-    "uint96 rate,uint40 duration,uint256 fromVault,uint256 nonce,uint256 deadline)"
+    b"OpenStream(address payer,address payee,address token,address sessionKey,bytes32 offerId,"
+    b"uint96 rate,uint40 duration,uint256 fromVault,uint256 nonce,uint256 deadline)"
 )
-CANCEL_TYPE = keccak(text="CancelStream(bytes32 streamId,uint64 start,address to,uint256 deadline)")
+CANCEL_TYPE = keccak(b"CancelStream(bytes32 streamId,uint64 start,address to,uint256 deadline)")
 CHANNEL_TYPE = keccak(
-    text="OpenChannel(address payer,address payee,address token,address sessionKey,bytes32 offerId,"
-    "uint256 deposit,uint256 fromVault,uint256 nonce,uint256 deadline)"
+    b"OpenChannel(address payer,address payee,address token,address sessionKey,bytes32 offerId,"
+    b"uint256 deposit,uint256 fromVault,uint256 nonce,uint256 deadline)"
 )
-VOUCHER_TYPE = keccak(text="Voucher(bytes32 channelId,uint128 cumulativeAmount)")
-STANDING_TYPE = keccak(text="StandingOrder(bytes32 streamId,uint64 start,uint40 ahead,uint40 until)")
-TICKET_TYPE = keccak(text="Ticket(uint256 license,uint256 used)")
-PERMIT_TYPE = keccak(text="Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)")
+VOUCHER_TYPE = keccak(b"Voucher(bytes32 channelId,uint128 cumulativeAmount)")
+STANDING_TYPE = keccak(b"StandingOrder(bytes32 streamId,uint64 start,uint40 ahead,uint40 until)")
+TICKET_TYPE = keccak(b"Ticket(uint256 license,uint256 used)")
+PERMIT_TYPE = keccak(b"Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)")
 
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 _HALF_ORDER = _ORDER // 2
@@ -59,7 +59,7 @@ class Domain:
     @cached_property
     def separator(self) -> bytes:
         kinds = ["bytes32", "bytes32", "bytes32", "uint256", "address"]
-        values = [DOMAIN_TYPE, keccak(text=self.name), keccak(text=self.version), self.chain_id, self.contract]
+        values = [DOMAIN_TYPE, keccak(self.name.encode()), keccak(self.version.encode()), self.chain_id, self.contract]
         return keccak(encode(kinds, values))
 
     def digest(self, struct_hash: bytes) -> bytes:

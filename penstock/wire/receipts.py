@@ -7,27 +7,29 @@ Times are milliseconds since 1970 by the provider's clock, amounts base units of
 
 from __future__ import annotations
 
+import sys
+from array import array
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
+from operator import attrgetter
 from typing import Self, TypeVar
 
 import msgspec
-from eth_abi.abi import encode
-from eth_utils.crypto import keccak
 
 from penstock.errors import WireError
 from penstock.types import Address, OfferId, StreamId, hex32, unhex
 from penstock.wire._fields import read_address, read_bytes, read_bytes32, read_uint
 from penstock.wire.eip712 import Domain, KeySigner, require_signed
+from penstock.wire.words import Words, keccak
 
 RECEIPT_TYPE = keccak(
-    text="Receipt(address provider,bytes32 offerId,bytes32 sessionId,uint40 start,uint32 seq,bytes32 requestHash,"
-    "bytes32 outputHash,uint32 promptTokens,uint32 completionTokens,uint64 acceptedAt,uint64 firstTokenAt,"
-    "uint64 finishedAt,uint128 amount,uint128 total,bytes32 previous)"
+    b"Receipt(address provider,bytes32 offerId,bytes32 sessionId,uint40 start,uint32 seq,bytes32 requestHash,"
+    b"bytes32 outputHash,uint32 promptTokens,uint32 completionTokens,uint64 acceptedAt,uint64 firstTokenAt,"
+    b"uint64 finishedAt,uint128 amount,uint128 total,bytes32 previous)"
 )
 ACCEPT_TYPE = keccak(
-    text="Accept(address provider,bytes32 offerId,bytes32 sessionId,uint40 start,bytes32 requestHash,uint64 acceptedAt)"
+    b"Accept(address provider,bytes32 offerId,bytes32 sessionId,uint40 start,bytes32 requestHash,uint64 acceptedAt)"
 )
 RECEIPT_HEADER = "penstock-receipt"
 """Of an answer given at once. Of a streamed one, the name of the comment line that carries it."""
@@ -39,6 +41,7 @@ NOTHING = "0x" + "00" * 32
 _RECEIPT_KINDS = ["address", "bytes32", "bytes32", "uint40", "uint32", "bytes32", "bytes32", "uint32", "uint32"]
 _RECEIPT_KINDS += ["uint64", "uint64", "uint64", "uint128", "uint128", "bytes32"]
 _ACCEPT_KINDS = ["address", "bytes32", "bytes32", "uint40", "bytes32", "uint64"]
+_RECEIPT_WORDS, _ACCEPT_WORDS = Words(_RECEIPT_KINDS), Words(_ACCEPT_KINDS)
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 
@@ -60,7 +63,10 @@ def output_hash(token_ids: Sequence[int]) -> str:
 
 def pack_ids(token_ids: Sequence[int]) -> bytes:
     """OverflowError where an id does not fit 32 bits."""
-    return b"".join(token.to_bytes(4) for token in token_ids)
+    packed = array("I", token_ids)
+    if sys.byteorder == "little":
+        packed.byteswap()
+    return packed.tobytes()
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,7 @@ class Receipt:
     @cached_property
     def hash(self) -> str:
         """EIP-712 hashStruct: the receipt's id, and what the next one names."""
-        values = [unhex(v) if k == "bytes32" else v for k, v in zip(_RECEIPT_KINDS, astuple(self), strict=True)]
-        return hex32(keccak(encode(["bytes32", *_RECEIPT_KINDS], [RECEIPT_TYPE, *values])))
+        return hex32(keccak(RECEIPT_TYPE + _RECEIPT_WORDS.encode(_RECEIPT_FIELDS(self))))
 
     @property
     def session(self) -> tuple[StreamId, int]:
@@ -125,7 +130,7 @@ class Accept:
     @cached_property
     def hash(self) -> str:
         """EIP-712 hashStruct: the accept's id."""
-        return hex32(keccak(encode(["bytes32", *_ACCEPT_KINDS], [ACCEPT_TYPE, *self.as_tuple()])))
+        return hex32(keccak(ACCEPT_TYPE + _ACCEPT_WORDS.encode(_ACCEPT_FIELDS(self))))
 
     def digest(self, domain: Domain) -> bytes:
         return domain.digest(unhex(self.hash))
@@ -140,6 +145,10 @@ class Accept:
     def answered_by(self, receipt: Receipt) -> bool:
         """Whether this is the receipt that was owed."""
         return all(getattr(receipt, field.name) == getattr(self, field.name) for field in fields(self))
+
+
+_RECEIPT_FIELDS = attrgetter(*(field.name for field in fields(Receipt)))
+_ACCEPT_FIELDS = attrgetter(*(field.name for field in fields(Accept)))
 
 
 @dataclass(frozen=True)
@@ -206,9 +215,8 @@ class ReceiptBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     @classmethod
     def of(cls, signed: SignedReceipt) -> ReceiptBody:
-        values = {field.name: getattr(signed.receipt, field.name) for field in fields(Receipt)}
-        values |= {"amount": str(signed.receipt.amount), "total": str(signed.receipt.total)}
-        return cls(**values, signature=hex32(signed.signature))
+        *said, amount, total, previous = _RECEIPT_FIELDS(signed.receipt)
+        return cls(*[*said, str(amount), str(total), previous, hex32(signed.signature)])
 
     def value(self) -> tuple[Receipt, bytes]:
         """WireError where a field is out of its range."""
@@ -258,8 +266,7 @@ class AcceptBody(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     @classmethod
     def of(cls, signed: SignedAccept) -> AcceptBody:
-        values = {field.name: getattr(signed.accept, field.name) for field in fields(Accept)}
-        return cls(**values, signature=hex32(signed.signature))
+        return cls(*[*_ACCEPT_FIELDS(signed.accept), hex32(signed.signature)])
 
     def value(self) -> tuple[Accept, bytes]:
         """WireError where a field is out of its range."""

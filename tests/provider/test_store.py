@@ -1,0 +1,139 @@
+"""Accepts and receipts that come together share a transaction, and none of them suffers for another."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event
+
+from penstock.keys import LocalAccount
+from penstock.types import NATIVE, Address, Offer, OfferId, Provider, Service, StreamId, Terms
+from penstock.wire.receipts import NOTHING, Accept, Receipt, SignedAccept, slashing_domain
+from provider.market import Seller
+from provider.receipts import Answered, Receipts, following
+from provider.store import Last, Session, Store, Usage
+
+ME = Address("0x" + "11" * 20)
+OFFER = OfferId("0x" + "22" * 32)
+SESSIONS = [StreamId("0x" + digit * 64) for digit in "345"]
+
+
+def accept(moment: int, session: StreamId = SESSIONS[0]) -> Accept:
+    return Accept(ME, OFFER, session, 7, "0x" + "66" * 32, moment)
+
+
+def usage(moment: int) -> Usage:
+    return Usage(f"req_{moment}", "ses", moment, None, moment + 1, 2, 3, True, "done")
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    store = Store.open(tmp_path / "state.sqlite", owner="test")
+    yield store
+    await store.close()
+
+
+def add(store: Store, one: Accept) -> asyncio.Future[None]:
+    return store.add_accept(one, 4)
+
+
+def finish(store: Store, one: Accept, billed: Usage | None = None) -> asyncio.Future[Receipt]:
+    def make(last: Last | None) -> Receipt:
+        return following(one, Answered(2, 3), one.accepted_at + 5, last, None)
+
+    return asyncio.ensure_future(store.add_receipt(one, make, b"", billed or usage(one.accepted_at)))
+
+
+async def test_receipts_of_a_session_that_come_together_are_a_chain_across_restarts(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "state.sqlite", owner="test")
+    commits = 0
+
+    def count(_: object) -> None:
+        nonlocal commits
+        commits += 1
+
+    event.listen(store.engine, "commit", count)
+    some = [accept(moment, SESSIONS[moment % 3]) for moment in range(1, 13)]
+    await asyncio.gather(*(add(store, one) for one in some))
+    made = await asyncio.gather(*(finish(store, one) for one in some))
+    assert commits <= 4, "they share transactions"
+    await store.close()
+    again = Store.open(tmp_path / "state.sqlite", owner="test")
+    await add(again, accept(20, SESSIONS[1]))
+    made.append(await finish(again, accept(20, SESSIONS[1])))
+    for session in SESSIONS:
+        chain = [receipt for receipt in made if receipt.session_id == session]
+        assert [receipt.seq for receipt in chain] == list(range(len(chain)))
+        assert [receipt.previous for receipt in chain] == [NOTHING, *(receipt.hash for receipt in chain[:-1])]
+        assert [stored.receipt for stored in await again.receipts_of(session, 7, 0, 100)] == chain
+    assert len(await again.usage()) == len(made)
+    await again.close()
+
+
+async def test_one_that_fails_fails_alone(store: Store) -> None:
+    """An accept whose moment is taken, a receipt without an accept, a second receipt for one accept."""
+    await add(store, accept(1))
+    found = await asyncio.gather(
+        add(store, accept(1)),
+        add(store, accept(2)),
+        finish(store, accept(1)),
+        finish(store, accept(1), usage(100)),
+        finish(store, accept(9)),
+        finish(store, accept(2)),
+        return_exceptions=True,
+    )
+    failed = [isinstance(one, Exception) for one in found]
+    assert failed == [True, False, False, True, True, False]
+    kept = [stored.receipt for stored in await store.receipts_of(SESSIONS[0], 7, 0, 100)]
+    assert kept == [found[2], found[5]]
+    assert [receipt.seq for receipt in kept] == [0, 1]
+    assert {row.id for row in await store.usage()} == {"req_1", "req_2"}, "nothing is billed without its receipt"
+
+
+async def test_a_place_that_another_process_took_is_not_taken_again(store: Store) -> None:
+    """As where gateways share a database: what is remembered of a session is no longer so."""
+    for moment in (1, 2, 3):
+        await add(store, accept(moment))
+    first = await finish(store, accept(1))
+    remembered = dict(store._last)
+    second = await finish(store, accept(2))
+    store._last |= remembered
+    third = await finish(store, accept(3))
+    assert [first.seq, second.seq, third.seq] == [0, 1, 2]
+    assert third.previous == second.hash
+
+
+async def test_who_stops_waiting_stops_nothing(store: Store) -> None:
+    waiting = add(store, accept(1))
+    waiting.cancel()
+    await add(store, accept(2))
+    assert [one.accepted_at for one in await store.unanswered()] == [1, 2]
+    leaving = finish(store, accept(1))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    assert (await finish(store, accept(2))).seq == 1
+    assert replace(accept(1)) not in await store.unanswered()
+
+
+async def test_an_accept_is_signed_once_it_is_on_the_disk_and_not_before(store: Store) -> None:
+    """However soon after that it is asked for."""
+    account = LocalAccount(b"\1" * 32)
+    provider = Provider(
+        ME, ME, NATIVE, ME, account.address, Service.INFERENCE, 0, 1, 0, "0x" + "00" * 32, "http://here", ""
+    )
+    terms = Terms("model", NATIVE, 10**6, 0, 0, 4, 1024, 0, "", "")
+    seller = Seller(account, provider, {OFFER: Offer(OFFER, ME, True, 0, 0, terms)}, 0)
+    receipts = Receipts(store, seller, account, slashing_domain(31337, ME), lambda: 1_800_000_000.0)
+    session = Session("ses", b"\0" * 32, SESSIONS[0], 7, OFFER, 0.0, "")
+    for _ in range(20):
+        job = receipts.begin(session, b"{}")
+        assert not job._kept.done()
+        while not job._kept.done():
+            await asyncio.sleep(0)
+        signed = SignedAccept.parse(await job.accepted())
+        signed.require_signed(receipts.domain, account.address)
+        assert signed.accept == job.accept
