@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from penstock.chain.web3 import Web3Chain
 from penstock.wire.receipts import RECEIPT_HEADER, RECEIPTS_PATH, SignedReceipt
@@ -26,12 +28,33 @@ async def pragma(rig: Rig, text: str) -> None:
     await rig.provider.store.run(lambda c: c.exec_driver_sql(f"PRAGMA {text}") and None)
 
 
+async def fill(rig: Rig) -> list[int]:
+    """No page is left in the file but for what is free within those in use. The bound, to be lifted again."""
+    most = [10**6]
+    event.listen(
+        rig.provider.store.engine,
+        "checkout",
+        lambda raw, *_: raw.execute(f"PRAGMA max_page_count = {most[0]}") and None,
+    )
+
+    async def run(statement: str) -> None:
+        await rig.provider.store.run(lambda c: c.exec_driver_sql(statement) and None)
+
+    await run("CREATE TABLE filler (bytes BLOB)")
+    most[0] = 1  # as many as there are: it cannot be less
+    for size in (3000, 500, 50):
+        with pytest.raises(OperationalError, match="full"):
+            while True:
+                await run(f"INSERT INTO filler VALUES (zeroblob({size}))")
+    return most
+
+
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_full_disk_serves_nothing_that_it_could_not_answer_for(rig: Rig, buyer: Buyer, stream: bool) -> None:
     assert (await buyer.chat()).status_code == 200
-    await pragma(rig, "max_page_count = 1")  # as many as there are: it cannot be less
+    most = await fill(rig)
     refused: list[httpx.Response] = []
-    for _ in range(100):  # what is free within the pages is used up first
+    for _ in range(300):  # what is free within the pages is used up first
         answer = await buyer.chat(stream=stream, max_tokens=40)
         if answer.status_code != 200 or '"error"' in answer.text:
             refused.append(answer)
@@ -43,7 +66,7 @@ async def test_a_full_disk_serves_nothing_that_it_could_not_answer_for(rig: Rig,
     ready = (await rig.http.get("/ready")).json()
     assert "full" in ready["troubles"]["state"]
     assert rig.provider.admission.running == 0
-    await pragma(rig, "max_page_count = 1000000")
+    most[0] = 10**6
     assert (await buyer.chat()).status_code == 200
     assert "state" not in (await rig.http.get("/ready")).json()["troubles"]
 

@@ -80,8 +80,9 @@ async def figures(engine: VllmEngine) -> dict[str, float]:
     return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if not line.startswith("#")}
 
 
-async def generating(engine: VllmEngine) -> float:
-    return sum(v for name, v in (await figures(engine)).items() if name.startswith("vllm:num_requests_running"))
+async def generated(engine: VllmEngine) -> float:
+    """Tokens so far."""
+    return sum(v for name, v in (await figures(engine)).items() if name.startswith("vllm:generation_tokens_total"))
 
 
 async def test_it_is_ready_on_a_socket_that_is_ours_alone(engine: VllmEngine, folder: Path) -> None:
@@ -142,28 +143,31 @@ async def test_schema_logprobs_stop_n_and_seed(rig: Rig) -> None:
 async def test_an_answer_that_is_cut_frees_the_slot(rig: Rig, engine: VllmEngine) -> None:
     buyer = await buyer_of(rig, BASE)
     asked = asyncio.ensure_future(buyer.chat(model=BASE, max_tokens=4000, ignore_eos=True))
-    await until(lambda: generating(engine), what="generation")
+    await until(lambda: engine.running, what="generation")
     await buyer.cancel()
     answer = await asked
     assert (answer.status_code, answer.json()["error"]["code"]) == (402, "stream_closed")
+    assert engine.running == 0
 
-    async def idle() -> bool:
-        return not await generating(engine)
+    async def silent() -> bool:
+        before = await generated(engine)
+        await asyncio.sleep(0.3)
+        return await generated(engine) == before
 
-    await until(idle, 5, "the abort")
+    await until(silent, 5, "the abort")
 
 
 async def test_a_restart_lets_what_runs_finish(rig: Rig, engine: VllmEngine) -> None:
     buyer = await buyer_of(rig, BASE)
-    asked = asyncio.ensure_future(buyer.chat(model=BASE, max_tokens=300, ignore_eos=True))
-    await until(lambda: generating(engine), what="generation")
+    asked = asyncio.ensure_future(buyer.chat(model=BASE, max_tokens=2000, ignore_eos=True))
+    await until(lambda: engine.running, what="generation")
     before = engine.pid
     restart = asyncio.ensure_future(engine.restart())
     await until(engine.trouble, what="the drain")
     refused = await buyer.chat(model=BASE)
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
     answer = await asked
-    assert (answer.status_code, answer.json()["usage"]["completion_tokens"]) == (200, 300)
+    assert (answer.status_code, answer.json()["usage"]["completion_tokens"]) == (200, 2000)
     assert before is not None
     workers = psutil.Process(before).children(recursive=True)
     await restart
