@@ -104,7 +104,10 @@ function listen() {
   feed.addEventListener("reorg", soon);
   addEventListener("visibilitychange", () => { if (again) refresh(); });
   const state = document.getElementById("state");
-  feed.onopen = () => { if (state) state.textContent = "live"; };
+  feed.onopen = () => {
+    if (state) state.textContent = "live";
+    soon(); // what came after the page was made, and before it listened
+  };
   feed.onerror = () => { if (state) state.textContent = "waiting for the explorer"; };
   addEventListener("pagehide", () => feed.close());
 }
