@@ -127,7 +127,7 @@ class Top(App[None]):
             self._following = asyncio.create_task(self._indexer.run())
         await self.refresh_rows()
         self._table().focus()
-        self.set_interval(self._tick, self.refresh_rows)
+        self.set_interval(self._tick, self._ticked)
 
     async def on_unmount(self) -> None:
         if self._following is not None:
@@ -144,10 +144,12 @@ class Top(App[None]):
     def _table(self) -> DataTable[Text]:
         return self.query_one(f"#{self.pane}-table", DataTable)
 
+    async def _ticked(self) -> None:
+        if not self._refreshing.locked():  # a slow store is not asked twice
+            await self.refresh_rows()
+
     async def refresh_rows(self) -> None:
         """Ask the store again, and draw the pane in front."""
-        if self._refreshing.locked():
-            return
         async with self._refreshing:
             try:
                 await self._draw()

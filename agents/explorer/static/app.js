@@ -61,9 +61,14 @@ function span(seconds) {
 
 // --- live sections: asked for again when the chain says something, unless a person is in them ---
 let asked = false;
+let again = false; // something came while the last answer was on its way, or just after
 async function refresh() {
-  if (asked || document.hidden) return;
+  if (asked || document.hidden) {
+    again = true;
+    return;
+  }
   asked = true;
+  again = false;
   try {
     const answer = await fetch(location.href, { headers: { accept: "text/html" } });
     if (!answer.ok) return;
@@ -80,7 +85,10 @@ async function refresh() {
     }
     tick();
   } finally {
-    setTimeout(() => { asked = false; }, 900);
+    setTimeout(() => {
+      asked = false;
+      if (again) refresh();
+    }, 900);
   }
 }
 function listen() {
@@ -94,8 +102,12 @@ function listen() {
   });
   feed.addEventListener("event", soon);
   feed.addEventListener("reorg", soon);
+  addEventListener("visibilitychange", () => { if (again) refresh(); });
   const state = document.getElementById("state");
-  feed.onopen = () => { if (state) state.textContent = "live"; };
+  feed.onopen = () => {
+    if (state) state.textContent = "live";
+    soon(); // what came after the page was made, and before it listened
+  };
   feed.onerror = () => { if (state) state.textContent = "waiting for the explorer"; };
   addEventListener("pagehide", () => feed.close());
 }
