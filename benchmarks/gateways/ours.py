@@ -28,7 +28,8 @@ from penstock.wire.sessions import SESSIONS_PATH, GrantBody, SessionRequest, Str
 from provider import market
 from provider.app import create_app
 from provider.market import Seller
-from provider.service import Server, listen, make_engines, open_store
+from provider.server import Server
+from provider.service import listen, make_engines, open_store
 from provider.settings import Settings
 
 _SECONDS = 24 * 3600
