@@ -175,15 +175,18 @@ def _converse(market: Market, payer: LocalAccount, model: str) -> None:
     if pid == 0:
         environment = market.environment(payer, TERM="xterm-256color", PROMPT_TOOLKIT_NO_CPR="1")
         os.execve(sys.executable, [sys.executable, "-m", "agents", "chat", "--model", model], environment)
-    seen = b""
+    unread = b""
 
-    def read_until(wanted: bytes, seconds: float = 30) -> None:
-        nonlocal seen
-        seen, end = b"", time.monotonic() + seconds
-        while wanted not in seen:
-            assert time.monotonic() < end, seen
+    def read_until(wanted: bytes, seconds: float = 30) -> bytes:
+        """All up to it; what came with it, and is behind it, is for the next call."""
+        nonlocal unread
+        end = time.monotonic() + seconds
+        while wanted not in unread:
+            assert time.monotonic() < end, unread
             if select.select([terminal], [], [], 0.1)[0]:
-                seen += os.read(terminal, 65536)
+                unread += os.read(terminal, 65536)
+        before, _, unread = unread.partition(wanted)
+        return before
 
     try:
         read_until(b"/quit leaves")
@@ -192,18 +195,13 @@ def _converse(market: Market, payer: LocalAccount, model: str) -> None:
         read_until(b"nothing yet")
         read_until(b"BNB  ")
         os.kill(pid, signal.SIGINT)
-        read_until(b"stopped")
-        assert b"\x1b[r" in seen, "the whole screen scrolls again"
+        assert b"\x1b[r" in read_until(b"stopped"), "the whole screen scrolls again"
         read_until(b"\x1b[?25h")
         os.write(terminal, b"/cost\r")
         read_until(b"penstock history")
+        read_until(b"\x1b[?25h")
         os.write(terminal, b"\x04")
-        while True:
-            try:
-                if not os.read(terminal, 65536):
-                    break
-            except OSError:
-                break
+        read_until(b"close ")
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         pid = 0
     finally:
