@@ -1,4 +1,5 @@
-"""A system call filter: what runs under it makes no user namespace, in which it would be root and reach more of the kernel."""
+"""A filter of system calls: what runs under it makes no user namespace, in which it would be root and reach more of the
+kernel."""
 
 from __future__ import annotations
 
@@ -20,8 +21,8 @@ _ALLOW, _FAIL = 0x7FFF_0000, 0x0005_0000
 
 
 def no_user_namespaces(machine: str = "") -> bytes:
-    """The filter in classic BPF, for bwrap's --seccomp; empty for a machine that is not known. The flags of clone3 lie in
-    memory where no filter sees them: it is said not to exist, and libraries take clone instead."""
+    """The filter in classic BPF, for bwrap's --seccomp; empty for a machine that is not known. The flags of clone3 lie
+    in memory where no filter sees them: it is said not to exist, and libraries take clone instead."""
     known = _CALLS.get(machine or platform.machine())
     if known is None:
         return b""

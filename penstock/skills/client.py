@@ -157,11 +157,13 @@ class Skills(Catalogue):
         self._receipts = receipts
 
     async def licences_for(self, product: ProductId) -> list[Licence]:
-        """The account's that are good now by the chain, what lasts longest first. NotFound where there is none."""
+        """The account's that are good now by the chain, what lasts longest first. NotFound where there is none. Of a
+        wallet's licences each key uses those that it bought."""
         now = (await self.chain.head()).timestamp
         held = [one for one in await self.chain.licences_of(self.account.address) if one.product == product]
-        if not (good := [one for one in held if one.is_valid(now)]):
-            why = "it is over" if held else "there is none"
+        ours = [one for one in held if one.ticket_key == self.key.address]
+        if not (good := [one for one in ours if one.is_valid(now)]):
+            why = "it is over" if ours else "another key bought it, and uses it" if held else "there is none"
             raise NotFound(
                 f"{self.account.address} has no licence of product {product} that is good now ({why}): "
                 f"penstock skill buy {product}"

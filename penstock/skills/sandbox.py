@@ -2,8 +2,8 @@
 
 Inside there is a Python interpreter with its standard library, the skill, and an empty /tmp, all read-only but the
 last. No network (hosts that the card declares are reached through a proxy, see `egress`), no environment, no other
-process to be seen, a user that owns nothing and makes no user namespace. Time, processor time, memory, processes, files and output are bounded;
-where the machine lets us make control groups, memory and processes are also bounded together.
+process to be seen, a user that owns nothing and makes no user namespace. Time, processor time, memory, processes, files
+and output are bounded; where the machine lets us make control groups, memory and processes are also bounded together.
 """
 
 from __future__ import annotations
