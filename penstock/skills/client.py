@@ -157,13 +157,11 @@ class Skills(Catalogue):
         self._receipts = receipts
 
     async def licences_for(self, product: ProductId) -> list[Licence]:
-        """The account's that are good now by the chain, what lasts longest first. NotFound where there is none. Of a
-        wallet's licences each key uses those that it bought."""
+        """The account's that are good now by the chain, what lasts longest first. NotFound where there is none."""
         now = (await self.chain.head()).timestamp
         held = [one for one in await self.chain.licences_of(self.account.address) if one.product == product]
-        ours = [one for one in held if one.ticket_key == self.key.address]
-        if not (good := [one for one in ours if one.is_valid(now)]):
-            why = "it is over" if ours else "another key bought it, and uses it" if held else "there is none"
+        if not (good := [one for one in held if one.is_valid(now)]):
+            why = "it is over" if held else "there is none"
             raise NotFound(
                 f"{self.account.address} has no licence of product {product} that is good now ({why}): "
                 f"penstock skill buy {product}"
@@ -172,9 +170,17 @@ class Skills(Catalogue):
 
     async def session_for(self, product: ProductId) -> SkillSession:
         """Under the first licence of which something is left by the gateway, too: units may have been used whose
-        tickets are not on the chain yet."""
+        tickets are not on the chain yet. Of a wallet's licences each key uses those that it bought; NotFound where it
+        has none."""
         session = None
-        for licence in await self.licences_for(product):
+        held = await self.licences_for(product)
+        ours = [one for one in held if one.ticket_key == self.key.address]
+        if not ours:
+            raise NotFound(
+                f"licence {held[0].id} of product {product} was bought with another key, which alone can use it: name "
+                f"that --account, or buy one for this key with penstock skill buy {product}"
+            )
+        for licence in ours:
             session = await self.session(licence)
             if not session.used_up:
                 break
