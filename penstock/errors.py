@@ -78,6 +78,8 @@ class Reverted(ChainError):
 _CURES = {
     "vault: not allowed so much": "another purchase took part of what License may take of the payer; try again, which "
     "allows it anew",
+    "license: not completed": "its price still waits in its refund window; renew it once that is over and the price "
+    "paid out, or buy another",
     "wallet: too few coins": "put more in with `penstock wallet fund`",
     "wallet: too few tokens": "put more in with `penstock wallet fund`",
     "wallet: paused": "its owner ends that with `penstock wallet unpause`",
