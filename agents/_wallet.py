@@ -18,6 +18,7 @@ from penstock.chain.calls import Call
 from penstock.chain.port import Chain
 from penstock.consumer.consumer import when
 from penstock.errors import ConfigError, InsufficientFunds, NotFound, Reverted
+from penstock.licences import ProductId
 from penstock.types import NATIVE, ZERO_ADDRESS, Address, ChannelOpened, OfferId, Opened, Receipt, Token, address
 from penstock.units import format_amount
 from penstock.wallets import EVERYTHING, Beginning, Grant, Scope, WalletEvent
@@ -335,6 +336,9 @@ async def allow(context: Context, told: Lists) -> None:
 
 
 async def _offer(chain: Chain, text: str) -> OfferId:
+    """By the first digits of its id; a plain number is a product's."""
+    if text.isdecimal():
+        return OfferId(f"0x{(await chain.product(ProductId(int(text)))).id:064x}")
     found = [offer.id for offer in await chain.offers() if offer.id.startswith(text.lower())]
     if len(found) != 1:
         problem = (

@@ -94,7 +94,10 @@ def keys(
 def allow(
     ctx: typer.Context,
     payee: Annotated[list[str] | None, typer.Option(help="Put this payee on the list.")] = None,
-    offer: Annotated[list[str] | None, typer.Option(help="Put this offer on the list: its id or the start.")] = None,
+    offer: Annotated[
+        list[str] | None,
+        typer.Option(help="Put this offer on the list: its id, the start of it, or a product's number."),
+    ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take them off the list instead.")] = False,
     only_payees: Annotated[
         bool | None, typer.Option("--only-payees/--any-payee", help="Whether none but listed payees are paid.")

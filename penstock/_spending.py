@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import sqlite3
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from penstock.accrual import flow
 from penstock.caps import WINDOWS, Caps, Usage
 from penstock.errors import CapExceeded
-from penstock.types import Token
+from penstock.types import Address, Token
 from penstock.units import format_amount
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ CREATE TABLE IF NOT EXISTS spending (
 """,
     "CREATE INDEX IF NOT EXISTS spending_by_time ON spending (payer, token, at)",
 )
-"""What each stream and channel that is over came to, and since when that is known."""
+"""What each stream and channel that is over came to, and since when that is known; and each licence, from before its
+purchase on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +48,30 @@ class Limit:
     now: int
 
 
+class Purse(NamedTuple):
+    """Whose spending of which token counts together."""
+
+    chain_id: int
+    stream_pay: Address
+    payer: Address
+    token: Address
+
+    @classmethod
+    def of(cls, record: Record | ChannelRecord) -> Purse:
+        return cls(record.chain_id, record.stream_pay, record.key.payer, record.key.token)
+
+
 class Spending:
     """Reads and writes within a transaction of the journal's."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self._db = database
 
-    def require(self, limit: Limit | None, record: Record | ChannelRecord, amount: int) -> None:
-        """CapExceeded where paying so much more for a record would break a cap."""
+    def require(self, limit: Limit | None, purse: Purse, amount: int) -> None:
+        """CapExceeded where paying so much more from a purse would break a cap."""
         if limit is None:
             return
-        usage = self.usage(record, limit.now)
+        usage = self.usage(purse, limit.now)
         cap = limit.caps.excess(amount, usage)
         if not cap:
             return
@@ -72,40 +86,42 @@ class Spending:
             contract=False,
         )
 
-    def usage(self, record: Record | ChannelRecord, now: int) -> Usage:
-        """What counts for the record's account and token: what may be open in full, what was spent by its window."""
-        whose = record.chain_id, record.stream_pay, record.key.payer, record.key.token
+    def usage(self, purse: Purse, now: int) -> Usage:
+        """What counts for a purse: what may be open in full, what was spent by its window."""
         rows = self._db.execute(
             "SELECT rate, duration, start, \"end\", reserved FROM streams WHERE state IN ('intended', 'open')"
             " AND chain_id = ? AND stream_pay = ? AND payer = ? AND token = ?",
-            whose,
+            purse,
         )
         locked = 0
         for rate, duration, start, end, reserved in rows:
             locked += flow(int(rate), end - start if start else duration) + int(reserved)
         bodies = self._db.execute(
-            "SELECT body FROM channels WHERE state IN ('intended', 'open') AND payer = ?", (record.key.payer,)
+            "SELECT body FROM channels WHERE state IN ('intended', 'open') AND payer = ?", (purse.payer,)
         )
         for channel in (json.loads(body) for (body,) in bodies):
-            if (channel["chain_id"], channel["stream_pay"], record.key.payer, channel["key"]["token"]) == whose:
+            if (channel["chain_id"], channel["stream_pay"], purse.payer, channel["key"]["token"]) == purse:
                 locked += channel["deposit"] + channel["reserved"]
         longest = max(WINDOWS.values())
         spent = self._db.execute(
             "SELECT amount, at FROM spending WHERE chain_id = ? AND stream_pay = ? AND payer = ? AND token = ?"
             " AND at > ?",
-            (*whose, now - longest),
+            (*purse, now - longest),
         ).fetchall()
         within = (sum(int(amount) for amount, at in spent if at > now - seconds) for seconds in WINDOWS.values())
         return Usage(locked, *within)
 
-    def spent(self, kind: str, record: Record | ChannelRecord, amount: int, at: int) -> None:
-        """Once for each stream and channel."""
-        key = record.key
+    def spent(self, kind: str, id: str, purse: Purse, amount: int, at: int) -> None:
+        """Once for each stream, channel and licence."""
         self._db.execute(
             "INSERT OR IGNORE INTO spending (kind, id, chain_id, stream_pay, payer, token, amount, at)"
             " VALUES (?,?,?,?,?,?,?,?)",
-            (kind, record.id, record.chain_id, record.stream_pay, key.payer, key.token, str(amount), at),
+            (kind, id, *purse, str(amount), at),
         )
+
+    def unspent(self, kind: str, id: str) -> None:
+        """It was not paid after all."""
+        self._db.execute("DELETE FROM spending WHERE kind = ? AND id = ?", (kind, id))
 
     @staticmethod
     def _shown(amount: int, token: Token) -> str:

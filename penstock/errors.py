@@ -71,7 +71,25 @@ class Reverted(ChainError):
 
     def __init__(self, reason: str, *, doing: str = "") -> None:
         self.reason = reason
-        super().__init__(f"{doing}: the contract refused: {reason}" if doing else f"the contract refused: {reason}")
+        cure = _CURES.get(reason, "")
+        super().__init__((f"{doing}: " if doing else "") + f"the contract refused: {reason}" + (cure and f"; {cure}"))
+
+
+_CURES = {
+    "vault: not allowed so much": "another purchase took part of what License may take of the payer; try again, which "
+    "allows it anew",
+    "license: not completed": "its price still waits in its refund window; renew it once that is over and the price "
+    "paid out, or buy another",
+    "wallet: too few coins": "put more in with `penstock wallet fund`",
+    "wallet: too few tokens": "put more in with `penstock wallet fund`",
+    "wallet: paused": "its owner ends that with `penstock wallet unpause`",
+    "wallet: no such key, or it has expired": "its owner lets a key spend with `penstock wallet keys --add`",
+    "wallet: outside the key's scope": "its owner widens that with `penstock wallet keys --add KEY --scope all`",
+    "wallet: payee not on the list": "its owner adds it with `penstock wallet allow --payee`",
+    "wallet: offer not on the list": "its owner adds it with `penstock wallet allow --offer`",
+    "wallet: not its licence": "name a licence that the wallet holds: `penstock skill stats --bought`",
+}
+"""By a contract's reason, what to do about it."""
 
 
 class TransactionLost(ChainError):

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from penstock._spending import SCHEMA as _SPENDING
 from penstock._spending import Limit as Limit
+from penstock._spending import Purse as Purse
 from penstock._spending import Spending
 from penstock.accrual import flow
 from penstock.errors import JournalDamaged
@@ -269,7 +270,7 @@ class Journal:
         limit forbids it: nothing is recorded then."""
         key = record.key
         with self._transaction():
-            self._spending.require(limit, record, flow(record.rate, record.duration))
+            self._spending.require(limit, Purse.of(record), flow(record.rate, record.duration))
             self._db.execute(
                 "INSERT INTO streams (id, state, holder, chain_id, stream_pay, provider, endpoint, model, payer, payee,"
                 " token, session_key, offer_id, secret, rate, duration, void_after, first_block, created_at, start,"
@@ -308,7 +309,7 @@ class Journal:
         not paid after all."""
         with self._transaction():
             record = self._select("WHERE id = ?", stream)[0]
-            self._spending.require(limit, record, amount)
+            self._spending.require(limit, Purse.of(record), amount)
             (before,) = self._db.execute("SELECT reserved FROM streams WHERE id = ?", (stream,)).fetchone()
             reserved = str(int(before) + amount)
             self._db.execute("UPDATE streams SET reserved = ? WHERE id = ?", (reserved, stream))
@@ -358,7 +359,7 @@ class Journal:
         with self._transaction():
             self._update(stream, **values)
             record = self._select("WHERE id = ?", stream)[0]
-            self._spending.spent("stream", record, record.paid, at)
+            self._spending.spent("stream", record.id, Purse.of(record), record.paid, at)
 
     def _set(self, stream: StreamId, **values: str | int) -> None:
         with self._transaction():
@@ -368,12 +369,25 @@ class Journal:
         columns = ", ".join(f'"{name}" = ?' for name in values)
         self._db.execute(f"UPDATE streams SET {columns} WHERE id = ?", (*values.values(), stream))
 
+    # --- licences ----------------------------------------------------------------------------------
+
+    def pay(self, payment: str, purse: Purse, amount: int, limit: Limit | None, at: int) -> None:
+        """So much is about to be paid at once, for a licence; call this before. CapExceeded. `payment`: a new name."""
+        with self._transaction():
+            self._spending.require(limit, purse, amount)
+            self._spending.spent("licence", payment, purse, amount, at)
+
+    def unpaid(self, payment: str) -> None:
+        """The chain refused it: nothing was paid."""
+        with self._transaction():
+            self._spending.unspent("licence", payment)
+
     # --- channels ----------------------------------------------------------------------------------
 
     def intend_channel(self, record: ChannelRecord, limit: Limit | None = None) -> None:
         """As `intend`."""
         with self._transaction():
-            self._spending.require(limit, record, record.deposit)
+            self._spending.require(limit, Purse.of(record), record.deposit)
             self._db.execute(
                 "INSERT INTO channels (id, state, holder, payer, signed, created_at, body) VALUES (?,?,?,?,?,?,?)",
                 (record.id, record.state, self.holder, record.key.payer, "0", record.created_at, _encode(record)),
@@ -393,7 +407,7 @@ class Journal:
         """As `reserve`, for a channel."""
         with self._transaction():
             record = self._channels("WHERE id = ?", channel)[0]
-            self._spending.require(limit, record, amount)
+            self._spending.require(limit, Purse.of(record), amount)
             self._update_channel(channel, reserved=record.reserved + amount)
 
     def channel_closed(
@@ -403,7 +417,8 @@ class Journal:
         over = {"state": State.CLOSED, "deposit": deposit, "paid": paid, "refund": refund, "refund_to": refund_to}
         over |= {"problem": "", "reserved": 0}
         with self._transaction():
-            self._spending.spent("channel", self._update_channel(channel, **over), paid, at)
+            record = self._update_channel(channel, **over)
+            self._spending.spent("channel", record.id, Purse.of(record), paid, at)
 
     def _update_channel(self, channel: StreamId, **values: Any) -> ChannelRecord:
         record = replace(self._channels("WHERE id = ?", channel)[0], **values)

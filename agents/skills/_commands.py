@@ -17,8 +17,9 @@ import msgspec
 from agents._context import Context
 from agents._output import emit_json, emit_table, short_address, talk
 from agents.skills import _templates
+from penstock.consumer import funds
 from penstock.errors import ConfigError, NotFound, PenstockError
-from penstock.licences import ENDLESS, NEVER, Item, Kind, Licence, LicenceId, Product, ProductId, Tier, split
+from penstock.licences import ENDLESS, NEVER, Item, Kind, Licence, LicenceId, Product, ProductId, Status, Tier, split
 from penstock.networks import LOCAL_CHAIN_ID, network
 from penstock.skills import publishing
 from penstock.skills.analytics import bought_together, by_day
@@ -26,7 +27,7 @@ from penstock.skills.client import Catalogue, Skills, domain_of
 from penstock.skills.content import open_content
 from penstock.skills.manifest import Card, category_of
 from penstock.skills.sandbox import Sandbox
-from penstock.types import NATIVE, Receipt, Token, address
+from penstock.types import Receipt, Token, address
 from penstock.units import format_amount, parse_amount
 from penstock.wire.skills import licence_key
 
@@ -41,7 +42,7 @@ class Wish:
 
 @asynccontextmanager
 async def _skills(context: Context, ipfs_url: str = "") -> AsyncIterator[Skills]:
-    chain, account, home = await context.chain(), context.account(), context.settings.home
+    chain, account, home = await context.chain(), context.payer(), context.settings.home
     async with httpx.AsyncClient(timeout=60) as http:
         receipts = home / f"skill-receipts-{chain.chain_id}-{account.address}.jsonl"
         content = open_content(home, ipfs_url)
@@ -111,6 +112,8 @@ def _emit_checked(context: Context, found: publishing.Checked) -> None:
 async def publish(context: Context, folder: Path, ipfs_url: str) -> None:
     chain, account = await context.chain(), context.account()
     domain_of(chain)
+    if context.settings.wallet:
+        talk(f"the publisher is the account {account.address}: a wallet publishes nothing, and pays nothing of this")
     found = await publishing.check(folder, _sandbox(context))
     if not context.json or not found.good:
         _emit_checked(context, found)
@@ -241,7 +244,9 @@ async def show(context: Context, number: int, ipfs_url: str) -> None:
 async def buy(
     context: Context, number: int, tier: str, quantity: int, renew: int | None, max_price: str | None
 ) -> None:
-    chain, account = await context.chain(), context.account()
+    consumer = await context.consumer()
+    chain, account = consumer.chain, consumer.account
+    domain = domain_of(chain)
     product = await chain.product(ProductId(number))
     token = await context.token(product.listing.token)
     chosen = _tier(tier)
@@ -254,24 +259,58 @@ async def buy(
     if max_price is not None and cost > parse_amount(max_price, token.decimals):
         raise ConfigError(f"it costs {format_amount(cost, token.decimals, token.symbol)}, more than --max-price")
     if renew is not None:
-        receipts = await publishing.allow(chain, account, token.address, cost)
-        value = cost if product.listing.token == NATIVE else 0
         held = await chain.licence(LicenceId(renew))
         if held.product != product.id or held.tier is not chosen:
             raise ConfigError(f"licence {renew} is of product {held.product}, tier {held.tier.name.lower()}")
-        receipts.append(await chain.renew_licence(account, held.id, quantity=quantity, max_cost=cost, value=value))
-        licence = held.id
-    else:
-        key = licence_key(account, domain_of(chain)).address
-        licence, cost, receipts = await publishing.buy(
-            chain, account, product, session_key=key, tier=chosen, quantity=quantity, max_cost=cost
-        )
+    await funds.check_price(consumer, token, cost, cure="a product that costs less")
+    with funds.paying(consumer, token, cost):
+        if renew is not None:
+            licence = LicenceId(renew)
+            receipts = await publishing.renew(chain, account, product, licence, quantity=quantity, max_cost=cost)
+        else:
+            key = licence_key(account, domain).address
+            licence, cost, receipts = await publishing.buy(
+                chain, account, product, session_key=key, tier=chosen, quantity=quantity, max_cost=cost
+            )
     paid = format_amount(cost, token.decimals, token.symbol)
     if context.json:
-        emit_json({"licence": licence, "product": product.id, "cost": str(cost), "token": token.address})
+        emit_json(
+            {
+                "licence": licence,
+                "product": product.id,
+                "cost": str(cost),
+                "token": token.address,
+                "payer": account.address,
+            }
+        )
     else:
-        await _say_fees(context, f"licence {licence} of {product.listing.name} for {paid}", receipts)
+        payer = f", paid from wallet {account.address}" if context.settings.wallet else ""
+        await _say_fees(context, f"licence {licence} of {product.listing.name} for {paid}{payer}", receipts)
         talk(f"next: penstock skill run {product.id}")
+
+
+async def refund(context: Context, number: int) -> None:
+    consumer = await context.consumer()
+    chain, account = consumer.chain, consumer.account
+    domain_of(chain)
+    held = await chain.licence(LicenceId(number))
+    product = await chain.product(held.product)
+    if held.status is not Status.PENDING:
+        raise ConfigError(
+            f"licence {number} of {product.listing.name} cannot be given back: it is {held.status.name.lower()}, and "
+            "only what waits in its refund window, with nothing used on the chain, gives its price back"
+        )
+    if held.payer != account.address:
+        raise ConfigError(f"{held.payer} paid for licence {number} and may give it back: set it as account or --wallet")
+    receipt = await chain.refund_licence(account, held.id)
+    if context.json:
+        emit_json({"licence": held.id, "refund": str(held.paid), "token": product.listing.token, "to": held.payer})
+        return
+    token = await context.token(product.listing.token)
+    back = format_amount(held.paid, token.decimals, token.symbol)
+    await _say_fees(context, f"licence {number} is over: {back} back for {held.payer}", [receipt])
+    if context.settings.wallet:
+        talk("it is in the wallet's vault balance, and still counts against the caps")
 
 
 async def run(context: Context, number: int, operation: str, given: str, licence: int | None, ipfs_url: str) -> None:
@@ -304,6 +343,10 @@ async def run(context: Context, number: int, operation: str, given: str, licence
 async def review(context: Context, number: int, stars: int, licence: int | None) -> None:
     chain, account = await context.chain(), context.account()
     domain_of(chain)
+    if context.settings.wallet:
+        raise ConfigError(
+            "a wallet reviews nothing: only an account can, for the licences that it holds; leave --wallet"
+        )
     mine = [one for one in await chain.licences_of(account.address) if one.product == number]
     if licence is not None:
         mine = [one for one in mine if one.id == licence]
@@ -339,7 +382,7 @@ async def stats(context: Context) -> None:
 
 
 async def licences(context: Context) -> None:
-    chain, account = await context.chain(), context.account()
+    chain, account = await context.chain(), context.payer()
     domain_of(chain)
     held, now = await chain.licences_of(account.address), (await chain.head()).timestamp
     products = {one.id: one for one in await chain.products()}

@@ -48,7 +48,10 @@ def check(ctx: typer.Context, folder: FolderArgument) -> None:
 
 @app.command()
 def publish(ctx: typer.Context, folder: FolderArgument, ipfs_url: IpfsOption = "") -> None:
-    """Check a skill and put it on the market; again: its next version, or another price."""
+    """Check a skill and put it on the market; again: its next version, or another price.
+
+    The account is the publisher, also where --wallet names a wallet.
+    """
     from agents.skills import _commands
 
     _context(ctx).run(lambda context: _commands.publish(context, folder, ipfs_url))
@@ -87,10 +90,18 @@ def buy(
     renew: Annotated[int | None, typer.Option(help="Add to this licence instead of buying another.")] = None,
     max_price: Annotated[str | None, typer.Option(help="Pay at most so many tokens in all.")] = None,
 ) -> None:
-    """Buy a licence, or renew one."""
+    """Buy a licence, or renew one; from the wallet where --wallet names one."""
     from agents.skills import _commands
 
     _context(ctx).run(lambda context: _commands.buy(context, product, tier, quantity, renew, max_price))
+
+
+@app.command()
+def refund(ctx: typer.Context, licence: Annotated[int, typer.Argument(help="The licence's number.")]) -> None:
+    """Give a licence back within its refund window; its price goes to who paid."""
+    from agents.skills import _commands
+
+    _context(ctx).run(lambda context: _commands.refund(context, licence))
 
 
 @app.command()

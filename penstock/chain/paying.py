@@ -4,7 +4,8 @@
     await chain.open(account, key, ...)      # goes to the wallet, which opens the stream; the key pays the gas
 
 What moves the wallet's money goes to the wallet; all else passes through. The wallet takes what it needs from its vault
-balance first and then from its hands, gets refunds back into its vault balance, and approves StreamPay itself.
+balance first and then from its hands, gets refunds back into its vault balance, and approves StreamPay and License
+itself.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ class _Paying:
 
     async def allowance(self, token: Address, owner: Address) -> int:
         return ALL if owner == self._wallet else await self._chain.allowance(token, owner)
+
+    async def spendable(self, token: Address, owner: Address, spender: Address) -> int:
+        """It allows License what a licence costs as it buys one, and nothing else."""
+        return ALL if owner == self._wallet else await self._chain.spendable(token, owner, spender)
 
     async def open(
         self, payer: Account, key: StreamKey, *, rate: int, duration: int, value: int, from_vault: int

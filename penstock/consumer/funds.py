@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from penstock.errors import InsufficientFunds
+from penstock.errors import CapExceeded, ConfigError, InsufficientFunds, Reverted
+from penstock.journal import Purse
 from penstock.types import NATIVE, Permit, PermitKind, Token
 from penstock.units import format_amount
 from penstock.wallets import WalletAccount
@@ -44,7 +48,7 @@ async def check_funds(
     consumer: Consumer, token: Token, has: Means, *, gasless: bool, cost: int, from_vault: int, what: str, cure: str
 ) -> None:
     """InsufficientFunds, said before a transaction fails over it. `what` is bought, `cure` is how to buy less."""
-    me, short = consumer.account.address, cost - from_vault
+    short = cost - from_vault
     native = token.address == NATIVE
     if gasless and native and short and not isinstance(consumer.account, WalletAccount):
         raise InsufficientFunds(
@@ -52,11 +56,7 @@ async def check_funds(
             f"{format_amount(from_vault, token.decimals)} of {format_amount(cost, token.decimals, token.symbol)} "
             f"needed; deposit more, choose {cure} or drop --gasless"
         )
-    if has.hand < short:
-        raise InsufficientFunds(
-            f"{me} has {format_amount(has.hand + from_vault, token.decimals, token.symbol)} and needs "
-            f"{format_amount(cost, token.decimals, token.symbol)}; add funds or choose {cure}"
-        )
+    check_worth(consumer, token, has, cost=cost, from_vault=from_vault, cure=cure)
     if not gasless and has.coins < (short if native else 0) + consumer.gas_reserve:
         coin = await consumer.chain.token(NATIVE)
         raise InsufficientFunds(
@@ -65,6 +65,40 @@ async def check_funds(
             + f"; add {format_amount(consumer.gas_reserve, coin.decimals, coin.symbol)}"
             + (f" or choose {cure}" if native and short else " or use --gasless")
         )
+
+
+async def check_price(consumer: Consumer, token: Token, price: int, *, cure: str) -> None:
+    """As `check_worth`, for a licence: of an account's, coins are taken from its hands alone."""
+    has = await means(consumer, token)
+    native = token.address == NATIVE and not isinstance(consumer.account, WalletAccount)
+    check_worth(consumer, token, has, cost=price, from_vault=0 if native else min(has.vault, price), cure=cure)
+
+
+def check_worth(consumer: Consumer, token: Token, has: Means, *, cost: int, from_vault: int, cure: str) -> None:
+    """InsufficientFunds where there is less than the cost. `cure`: what costs less."""
+    if has.hand < cost - from_vault:
+        wallet = isinstance(consumer.account, WalletAccount)
+        raise InsufficientFunds(
+            f"{'the wallet ' if wallet else ''}{consumer.account.address} has "
+            f"{format_amount(has.hand + from_vault, token.decimals, token.symbol)} and needs "
+            f"{format_amount(cost, token.decimals, token.symbol)}; add funds"
+            f"{' with `penstock wallet fund`' if wallet else ''} or choose {cure}"
+        )
+
+
+@contextmanager
+def paying(consumer: Consumer, token: Token, amount: int) -> Iterator[None]:
+    """What is paid at once within it counts against the caps of the software, from before it is sent on. CapExceeded.
+    It no longer counts only where the chain says that it was not paid: what is thought lost may still be mined."""
+    chain, journal = consumer.chain, consumer.journal
+    purse = Purse(chain.chain_id, chain.stream_pay, consumer.account.address, token.address)
+    payment = secrets.token_hex(16)
+    journal.pay(payment, purse, amount, consumer.limit(token), consumer.now())
+    try:
+        yield
+    except (CapExceeded, ConfigError, InsufficientFunds, Reverted):
+        journal.unpaid(payment)
+        raise
 
 
 def lacks_gas(consumer: Consumer, token: Token, has: Means, *, cost: int) -> bool:

@@ -170,9 +170,17 @@ class Skills(Catalogue):
 
     async def session_for(self, product: ProductId) -> SkillSession:
         """Under the first licence of which something is left by the gateway, too: units may have been used whose
-        tickets are not on the chain yet."""
+        tickets are not on the chain yet. Of a wallet's licences each key uses those that it bought; NotFound where it
+        has none."""
         session = None
-        for licence in await self.licences_for(product):
+        held = await self.licences_for(product)
+        ours = [one for one in held if one.ticket_key == self.key.address]
+        if not ours:
+            raise NotFound(
+                f"licence {held[0].id} of product {product} was bought with another key, which alone can use it: name "
+                f"that --account, or buy one for this key with penstock skill buy {product}"
+            )
+        for licence in ours:
             session = await self.session(licence)
             if not session.used_up:
                 break

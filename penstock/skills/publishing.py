@@ -230,6 +230,19 @@ async def buy(
     return bought.licence, bought.cost, [*receipts, receipt]
 
 
+async def renew(
+    chain: Chain, account: Account, product: Product, licence: LicenceId, *, quantity: int, max_cost: int
+) -> list[Receipt]:
+    """Periods or packs more for a licence, at the price that was seen."""
+    token = product.listing.token
+    receipts = await allow(chain, account, token, max_cost)
+    value = max_cost if token == NATIVE else 0
+    return [
+        *receipts,
+        await chain.renew_licence(account, licence, quantity=quantity, max_cost=max_cost, value=value),
+    ]
+
+
 async def allow(chain: Chain, account: Account, token: Address, cost: int) -> list[Receipt]:
     """That License may take a price in a token, where it may not yet. Coins are sent along."""
     if token == NATIVE or not cost or chain.license is None:

@@ -2,8 +2,8 @@
 
 Inside there is a Python interpreter with its standard library, the skill, and an empty /tmp, all read-only but the
 last. No network (hosts that the card declares are reached through a proxy, see `egress`), no environment, no other
-process to be seen, a user that owns nothing. Time, processor time, memory, processes, files and output are bounded;
-where the machine lets us make control groups, memory and processes are also bounded together.
+process to be seen, a user that owns nothing and makes no user namespace. Time, processor time, memory, processes, files
+and output are bounded; where the machine lets us make control groups, memory and processes are also bounded together.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import msgspec
 
 from penstock.errors import ConfigError
 from penstock.skills._cgroups import Cgroup
+from penstock.skills._seccomp import no_user_namespaces
 from penstock.skills.egress import Egress
 from penstock.skills.manifest import Run
 from penstock.skills.package import write_files
@@ -142,7 +143,12 @@ class Sandbox:
         """bwrap with the runner in it. On the way out all of it is dead."""
         info, info_write = os.pipe()
         block_read, block = os.pipe()
+        filter_read, filter_write = os.pipe()
         command = [self._bwrap, *_arguments(folder, run, proxy, root)]
+        if rules := no_user_namespaces():
+            os.write(filter_write, rules)
+            command += ["--seccomp", str(filter_read)]
+        os.close(filter_write)
         command += ["--info-fd", str(info_write), "--block-fd", str(block_read), "--", *_python(), "/runner.py"]
         child = 0
         process = None
@@ -153,12 +159,13 @@ class Sandbox:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
                 env={},
-                pass_fds=(info_write, block_read),
+                pass_fds=(info_write, block_read, filter_read),
                 start_new_session=True,
             )
             os.close(info_write)
             os.close(block_read)
-            info_write = block_read = -1
+            os.close(filter_read)
+            info_write = block_read = filter_read = -1
             child = await _first_process(info)
             if child:
                 group.add(child)
@@ -166,7 +173,7 @@ class Sandbox:
                 os.write(block, b"go")
             yield process
         finally:
-            for descriptor in (info, info_write, block_read, block):
+            for descriptor in (info, info_write, block_read, block, filter_read):
                 if descriptor >= 0:
                     os.close(descriptor)
             if process is not None:
@@ -272,7 +279,7 @@ async def _drain(stream: asyncio.StreamReader, keep: int) -> bytes:
 
 
 _PROBE = """
-import os, socket
+import ctypes, os, socket
 
 def _fails(call):
     try:
@@ -289,6 +296,7 @@ def probe(path):
         "has a network": bool(interfaces),
         "is root": os.getuid() == 0,
         "sees processes": len([name for name in os.listdir("/proc") if name.isdigit()]) > 3,
+        "makes user namespaces": ctypes.CDLL(None).unshare(0x10000000) == 0,
         "has an environment": bool(set(os.environ) - {"PWD", "LC_CTYPE"}),
     }
 """

@@ -12,7 +12,7 @@ import pytest
 from penstock.accrual import flow
 from penstock.caps import Caps
 from penstock.errors import CapExceeded
-from penstock.journal import ChannelRecord, Journal, Limit, Record, State
+from penstock.journal import ChannelRecord, Journal, Limit, Purse, Record, State
 from penstock.keys import new_session_key
 from penstock.types import Address, OfferId, StreamKey, Token, address
 
@@ -62,6 +62,22 @@ def test_each_cap_is_exact_and_nothing_is_recorded_where_it_forbids(journal: Jou
         journal.intend_channel(locked, limit(**{name: 1_000}))
     assert journal.channel(locked.id) is None
     journal.intend(stream(left), limit(**{name: 1_000}))
+
+
+def test_what_is_paid_at_once_counts_for_the_window_unless_it_was_not_paid(journal: Journal) -> None:
+    purse = Purse(31337, PAY, PAYER, TOKEN.address)
+    journal.pay("first", purse, 600, limit(hour=1_000), NOW)
+    with pytest.raises(CapExceeded, match="the cap per hour of 0.001 TUSD, of which 0.0006 TUSD"):
+        journal.intend(stream(401), limit(hour=1_000))
+    journal.intend(stream(100), limit(hour=1_000))
+    with pytest.raises(CapExceeded):
+        journal.pay("second", purse, 301, limit(hour=1_000), NOW)
+    journal.pay("second", purse, 300, limit(hour=1_000), NOW)
+    journal.unpaid("second")
+    with pytest.raises(CapExceeded):
+        journal.pay("third", purse, 301, limit(hour=1_000), NOW)
+    journal.pay("third", purse._replace(token=OTHER.address), 1_000, limit(hour=1_000, token=OTHER), NOW)
+    journal.pay("fourth", purse, 900, limit(now=NOW + 3_600, hour=1_000), NOW + 3_600)
 
 
 def test_what_is_over_counts_what_it_cost_for_the_window(journal: Journal) -> None:

@@ -1,4 +1,4 @@
-"""AgentWallet against its twin: keys, caps, hostile tokens, strangers, time
+"""AgentWallet against its twin: keys, caps, licences, hostile tokens, strangers, time
 
 Every step is made on the chain and in `penstock.caps`; the call must revert with the reason that the twin gives, or
 both must count the same. Beside them a sceptic believes neither: it adds up all that the wallet owns, locked or not,
@@ -42,7 +42,9 @@ OWNER, GUARDIAN, STRANGER, RELAYER = (
 KEYS = [Actor(f"wallet's key {number}") for number in range(3)]
 PAYEES = [Actor("wallet's payee 1"), Actor("wallet's payee 2")]
 WEALTH = 10**24
-SCOPES = {"stream": 1, "channel": 2}
+PUBLISHER = Actor("wallet's publisher")
+DAY = 86_400
+SCOPES = {"stream": 1, "channel": 2, "license": 4}
 LARGEST = Caps(payment=40_000, hour=100_000, day=250_000, week=600_000)
 
 
@@ -53,6 +55,9 @@ class World:
     wallet: Contract
     tokens: dict[str, Contract | None]
     reentrant: Contract
+    license: Contract
+    products: list[tuple[int, str, int]]
+    """Subscriptions for a day: number, token, price. One of each two can be given back for a day."""
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +66,11 @@ def world(
 ) -> World:
     evm, reentrant = evm_of_module, deploy("ReentrantToken")
     tokens: dict[str, Contract | None] = {COIN: None, token.address: token, reentrant.address: reentrant}
-    license = deploy("License", pay.address, deploy("Catalogue").address, OWNER)
+    catalogue = deploy("Catalogue")
+    license = deploy("License", pay.address, catalogue.address, OWNER)
     factory = deploy("AgentWalletFactory", deploy("AgentWallet", pay.address, license.address).address)
     limits = [(address, LARGEST.as_tuple()) for address in tokens]
-    grants = [(key, 2**64 - 1, 3) for key in (KEYS[0], KEYS[1], reentrant.address)]
+    grants = [(key, 2**64 - 1, 7) for key in (KEYS[0], KEYS[1], reentrant.address)]
     made = factory.create(OWNER, GUARDIAN, limits, grants, bytes(32), sender=OWNER)
     wallet = evm.at(made.result, artifacts["AgentWallet"][1])
     for account in (wallet.address, STRANGER):
@@ -73,7 +79,14 @@ def world(
             contract.mint(account, WEALTH, sender=OWNER)
     for contract in filter(None, tokens.values()):
         contract.approve(pay.address, MAX, sender=STRANGER)
-    return World(evm, pay, wallet, tokens, reentrant)
+    products = []
+    for place, address in enumerate(tokens):
+        for price, window in ((11_000 + place, DAY), (1_700 + place, 0)):
+            listing = ("skill", 1, 1, 4, address, DAY, window, False, [])
+            release = (1 << 64, b"\x01" * 32, b"\x02" * 32, bytes(32), "ipfs://terms", "")
+            done = catalogue.publish(listing, [price, 0, 0], release, sender=PUBLISHER)
+            products.append((done.result, address, price))
+    return World(evm, pay, wallet, tokens, reentrant, license, products)
 
 
 @dataclass
@@ -119,10 +132,12 @@ class WalletMachine(RuleBasedStateMachine):
         self.snapshot.__enter__()
         self.tokens = list(world.tokens)
         self.domain = domain_of(self.evm, self.pay)
-        forever = (2**64 - 1, 3)
+        forever = (2**64 - 1, 7)
         self.twin = Twin({token: Ledger(LARGEST) for token in self.tokens})
         self.twin.keys = {KEYS[0]: forever, KEYS[1]: forever, world.reentrant.address: forever}
         self.known: dict[bytes, Terms] = {}
+        self.licences: list[tuple[int, int]] = []
+        """Number, and place among the products."""
         self.gifts: dict[str, int] = defaultdict(int)
         self.lost: dict[str, list[tuple[int, int]]] = {token: [(self.evm.now, 0)] for token in self.tokens}
         self.nonce = 0
@@ -281,6 +296,70 @@ class WalletMachine(RuleBasedStateMachine):
             self.twin.ledgers[terms.token] = self.twin.ledgers[terms.token].commit(amount)
             self.twin.items["channel", terms.id].committed += amount
 
+    @rule(product=st.integers(0, 5), key=signers, quantity=st.integers(1, 4), short=st.sampled_from([*[0] * 9, 1]))
+    def buys_a_licence(self, product: int, key: int, quantity: int, short: int) -> None:
+        number, token, price = self.world.products[product]
+        cost, speaker = price * quantity, Actor("speaks for the wallet")
+        args = (number, 1, 1, quantity, cost - short, speaker)
+        answer = self.pays_at_once(
+            token, cost, short, KEYS[key], lambda: self.wallet.buy_license(*args, sender=KEYS[key])
+        )
+        if answer is not None:
+            self.licences.append((answer.result, product))
+
+    @rule(number=st.integers(0, 9), key=signers, quantity=st.integers(1, 4))
+    def renews_a_licence(self, number: int, key: int, quantity: int) -> None:
+        if not self.licences:
+            return
+        held, product = self.licences[number % len(self.licences)]
+        _, token, price = self.world.products[product]
+        cost = price * quantity
+        act = lambda: self.wallet.renew_license(held, quantity, cost, sender=KEYS[key])  # noqa: E731
+        self.pays_at_once(token, cost, 0, KEYS[key], act, held)
+
+    def pays_at_once(self, token: str, cost: int, short: int, key: Actor, act: Callable[[], Any], held: int = 0) -> Any:
+        """It counts as spent, and nothing as open."""
+        ledger = self.twin.ledgers[token]
+        reason = "wallet: dearer than the bound" if short else self.refusal(key, "license", token, cost, ledger)
+        if reason is None and held and self.pending(held):
+            reason = "license: not completed"
+        answer = self.expect(reason, act)
+        if reason is None:
+            self.twin.ledgers[token] = ledger.commit(cost).release(cost, cost, self.evm.now)
+        return answer
+
+    def pending(self, held: int) -> bool:
+        """Its price is with nobody yet."""
+        return bool(self.world.license.licence(held)[4] == 1)
+
+    def waits(self, held: int) -> bool:
+        return self.pending(held) and bool(self.evm.now <= self.world.license.licence(held)[13])
+
+    @rule(number=st.integers(0, 9), who=st.sampled_from([OWNER, KEYS[0], KEYS[2], STRANGER]))
+    def gives_a_licence_back(self, number: int, who: Actor) -> None:
+        """What comes back counts on: only the sceptic hears of it."""
+        if not self.licences:
+            return
+        held, product = self.licences[number % len(self.licences)]
+        token, before = self.world.products[product][1], self.pay.balance_of
+        expires, scope = self.twin.keys.get(who, (0, 0))
+        reason = None
+        if who != OWNER and self.evm.now >= expires:
+            reason = "wallet: no such key, or it has expired"
+        elif who != OWNER and not scope & SCOPES["license"]:
+            reason = "wallet: outside the key's scope"
+        elif not self.pending(held):
+            reason = "license: not pending"
+        elif not self.waits(held):
+            reason = "license: refund window is over"
+        had = before(token, self.wallet.address)
+        self.expect(reason, lambda: self.wallet.refund_license(held, sender=who))
+        if reason is None:
+            back = before(token, self.wallet.address) - had
+            assert back > 0
+            self.gifts[token] += back
+            self.licences.remove((held, product))
+
     @rule(number=st.integers(0, 9), more=st.integers(1, 3_000))
     def a_stranger_tops_up(self, number: int, more: int) -> None:
         terms = self.pick("stream", number)
@@ -373,7 +452,7 @@ class WalletMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.evm.sleep(seconds)
 
-    @rule(key=signers, life=st.sampled_from([0, 30_000, 10**7, 10**7, 10**7]), scope=st.integers(1, 3))
+    @rule(key=signers, life=st.sampled_from([0, 30_000, 10**7, 10**7, 10**7]), scope=st.integers(1, 7))
     def keys_rotate(self, key: int, life: int, scope: int) -> None:
         if life:
             self.wallet.set_key(KEYS[key], self.evm.now + life, scope, sender=OWNER)

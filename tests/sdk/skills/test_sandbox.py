@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import platform
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 
 from penstock.errors import ConfigError
 from penstock.skills import sandbox as sandboxes
+from penstock.skills._seccomp import no_user_namespaces
 from penstock.skills.manifest import Run
 from penstock.skills.sandbox import Sandbox, SkillFailed
 from tests.skills import needs_sandbox
@@ -132,6 +135,19 @@ def mounts():
     done = libc.mount(b"none", b"/tmp", b"tmpfs", 0, None)
     return [done, ctypes.get_errno()]
 
+def namespaces(clone):
+    import ctypes
+    libc, user, refused = ctypes.CDLL(None, use_errno=True), 0x10000000, []
+    structure = (ctypes.c_uint64 * 11)(user, 0, 0, 0, 17)
+    for call in (
+        lambda: libc.unshare(user),
+        lambda: libc.unshare(user | 0x20000),
+        lambda: libc.syscall(clone, user | 17, 0, 0, 0, 0),
+        lambda: libc.syscall(435, structure, ctypes.sizeof(structure)),
+    ):
+        refused.append(ctypes.get_errno() if call() == -1 else 0)
+    return refused
+
 def not_json():
     return object()
 """
@@ -246,6 +262,14 @@ async def test_it_sees_neither_environment_nor_processes_nor_rights(
     assert await call(folder, "mounts") == [-1, 1]  # EPERM
 
 
+@pytest.mark.skipif(not no_user_namespaces(), reason="no filter of system calls for this machine")
+async def test_it_makes_no_user_namespace(folder: Path) -> None:
+    """In one of its own it would be root, and reach much more of the kernel."""
+    clone = {"x86_64": 56, "aarch64": 220}[platform.machine()]
+    refused = await call(folder, "namespaces", clone=clone)
+    assert refused == [errno.EPERM, errno.EPERM, errno.EPERM, errno.ENOSYS]
+
+
 async def test_output_is_bounded_and_must_be_an_answer(folder: Path) -> None:
     assert (await refusal(folder, "floods")).code == "output_too_large"
     assert (await refusal(folder, "forges")).code == "garbage"
@@ -302,5 +326,10 @@ async def test_without_isolation_nothing_runs(folder: Path, tmp_path: Path, monk
     monkeypatch.setattr(sandboxes, "_arguments", leaking)
     if len(os.listdir("/sys/class/net")) > 1:
         with pytest.raises(ConfigError, match="has a network"):
+            await Sandbox().check()
+    monkeypatch.setattr(sandboxes, "_arguments", open_to_all)
+    monkeypatch.setattr(sandboxes, "no_user_namespaces", lambda: b"")
+    if os.geteuid() == 0:  # for others bwrap forbids it in its own way, too
+        with pytest.raises(ConfigError, match="makes user namespaces"):
             await Sandbox().check()
     assert shutil.which("bwrap")
