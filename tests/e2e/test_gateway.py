@@ -29,7 +29,7 @@ LONG = {"model": "auto", "messages": QUESTION, "max_tokens": 900, "stream": True
 
 @pytest.fixture(scope="module")
 def provider(market: Market) -> Iterator[str]:
-    with providing(market) as address:
+    with providing(market, words=("--embeddings", "mean")) as address:
         yield address
 
 
@@ -120,6 +120,33 @@ def test_the_ollama_client(gateway: Serving) -> None:
         with pytest.raises(ollama.ResponseError) as caught:
             client.chat(model="llama9", messages=QUESTION)
         assert caught.value.status_code == 404
+
+
+def test_embeddings_of_the_openai_client(gateway: Serving, provider: str) -> None:
+    with gateway.openai() as client:
+        raw = client.embeddings.with_raw_response.create(model="penstock-tiny", input=["The sea is salty.", "A gate."])
+        assert raw.headers["x-penstock-provider"] == provider
+        found = raw.parse()
+        assert (found.model, [one.index for one in found.data]) == ("penstock-tiny", [0, 1])
+        sea, gate = (one.embedding for one in found.data)
+        assert len(sea) == len(gate) > 8
+        assert sea != gate
+        assert found.usage.prompt_tokens > 4
+        (again,) = client.embeddings.create(model="penstock-tiny", input="A gate.", encoding_format="float").data
+        assert again.embedding == pytest.approx(gate, abs=1e-3)
+        with pytest.raises(openai.NotFoundError, match="name the model"):
+            client.embeddings.create(model="auto", input="x")
+        with pytest.raises(openai.BadRequestError, match="too large|larger"):
+            client.embeddings.create(model="penstock-tiny", input="sea " * 3000)
+
+
+def test_embeddings_of_the_ollama_client(gateway: Serving) -> None:
+    with gateway.ollama() as client:
+        whole = client.embed(model="penstock-tiny", input=["The sea is salty.", "A gate."])
+        assert len(whole.embeddings) == 2
+        assert whole.prompt_eval_count
+        older = client.embeddings(model="penstock-tiny", prompt="A gate.")
+        assert older.embedding == pytest.approx(whole.embeddings[1], abs=1e-3)
 
 
 LITELLM = """
