@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -185,14 +184,20 @@ def test_litellm(gateway: Serving, clients: Path) -> None:
 
 
 def test_the_llm_tool(gateway: Serving, clients: Path, tmp_path: Path) -> None:
-    (tmp_path / "extra-openai-models.yaml").write_text(
-        f"- model_id: market\n  model_name: auto\n  api_base: {gateway.url}/v1\n  api_key_name: market\n"
-    )
-    (tmp_path / "keys.json").write_text('{"market": "any"}')
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LLM_USER_PATH": str(tmp_path)}
-    command = [str(clients / "llm"), "-m", "market", "Why is the sea salty?", "-n", "-o", "max_tokens", "6"]
-    start = partial(subprocess.Popen, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-    asking = [start([*command, *more]) for more in ([], ["--no-stream"])]
+    asking = []
+    # A folder each: llm makes its database there at its first start.
+    for name, more in (("stream", ()), ("whole", ("--no-stream",))):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "extra-openai-models.yaml").write_text(
+            f"- model_id: market\n  model_name: auto\n  api_base: {gateway.url}/v1\n  api_key_name: market\n"
+        )
+        (folder / "keys.json").write_text('{"market": "any"}')
+        environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LLM_USER_PATH": str(folder)}
+        command = [str(clients / "llm"), "-m", "market", "Why is the sea salty?", "-n", *more, "-o", "max_tokens", "6"]
+        asking.append(
+            subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        )
     for process in asking:
         said, _ = process.communicate(timeout=60)
         assert (process.returncode, bool(said.strip())) == (0, True)
