@@ -168,8 +168,6 @@ class Desk:
         return await self._local.ask(path, model.name, body)
 
     async def _buy(self, job: Job) -> Answer:
-        if job.path == EMBEDDINGS:
-            raise NotFound("no provider sells embeddings yet: set [local] url to an engine that has them")
         self._budgets.check()
         return await self._market.start(job)
 

@@ -133,6 +133,13 @@ def start(
     gguf: Annotated[
         str | None, typer.Option(help="Model file of the embedded engine.", rich_help_panel=_ENGINE)
     ] = None,
+    embeddings: Annotated[
+        str | None,
+        typer.Option(
+            help="Let the embedded engine give embeddings, too: pooled by mean, cls or last, as its model was trained.",
+            rich_help_panel=_ENGINE,
+        ),
+    ] = None,
     engine_threads: Annotated[int | None, typer.Option(help="Of the embedded engine.", rich_help_panel=_ENGINE)] = None,
     min_relayed_duration: Annotated[
         int | None, typer.Option(help="Seconds that a stream has, if the provider pays the gas to open it.")

@@ -41,7 +41,6 @@ class Prepared:
     choices: int = 1
 
 
-EMBED = "/v1/embeddings"
 _EMBED_FIELDS = frozenset("input encoding_format dimensions".split())
 
 

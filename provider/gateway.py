@@ -23,14 +23,14 @@ import structlog
 from sqlalchemy.exc import OperationalError
 
 from penstock.types import Terms
-from penstock.wire.completions import CHAT, TEXT, Assembly
+from penstock.wire.completions import CHAT, EMBEDDINGS, MAX_VECTORS, NO_EMBEDDINGS, TEXT, Assembly
 from penstock.wire.receipts import ACCEPT_HEADER, RECEIPT_HEADER, SignedReceipt
 from penstock.wire.sessions import OWED_HEADER, prompt_bound
 from provider import plain
 from provider.accounts import VOUCHER_NEEDED, Accounts, Bill
 from provider.admission import Admission, Refusal, Run
 from provider.asgi import ClientLeft, Receive, Scope, Send, header, read_body, send_error, send_json
-from provider.completions import EMBED, Counted, Prepared, TokenIds, has_words, prepare, prepare_embedding
+from provider.completions import Counted, Prepared, TokenIds, has_words, prepare, prepare_embedding
 from provider.engines import Dialect, Engine, Fleet
 from provider.engines import headers as engine_headers
 from provider.errors import ApiError, unwritable
@@ -44,13 +44,12 @@ from provider.store import NotOurs, Session, SlotsTaken, Usage, reason
 
 log = structlog.get_logger("provider.gateway")
 
-PATHS = frozenset({CHAT, TEXT, EMBED})
+PATHS = frozenset({CHAT, TEXT, EMBEDDINGS})
 
 _KEEP_ALIVE = 4.0
 """Seconds an idle connection to the engine is kept: less than the 5 of llama.cpp and vLLM."""
 _LONGEST_EVENT = 4 * 2**20
 _LONGEST_ERROR = 64 * 2**10
-_LONGEST_VECTORS = 64 * 2**20
 _USAGE_MARKS = (b'"usage":{', b'"usage": {')
 
 _STUCK_SECONDS = 5.0
@@ -162,7 +161,7 @@ class Gateway:
         vllm = engine.dialect is Dialect.VLLM
         prepared = (
             prepare_embedding(raw, model=terms.model, engine_model=engine.models[terms.model])
-            if path == EMBED
+            if path == EMBEDDINGS
             else prepare(
                 raw,
                 path,
@@ -193,7 +192,7 @@ class Gateway:
             async with asyncio.timeout(None) as guard:
                 exchange.on_stop_at_last(lambda: guard.reschedule(loop.time() + _STUCK_SECONDS))
                 await self._open(exchange, prepared.payload)
-                if path == EMBED:
+                if path == EMBEDDINGS:
                     await self._vectors(exchange, send)
                 elif prepared.streams:
                     await self._stream(exchange, send)
@@ -283,7 +282,7 @@ class Gateway:
             raise exchange.error()
         if response.status != 200:
             raise await self._refused(exchange, response)
-        if response.content_type != ("application/json" if exchange.path == EMBED else "text/event-stream"):
+        if response.content_type != ("application/json" if exchange.path == EMBEDDINGS else "text/event-stream"):
             log.error("the engine does not stream", content_type=response.content_type)
             raise ApiError(502, "engine_garbage", "the engine answered with something that is no stream of events")
 
@@ -325,7 +324,11 @@ class Gateway:
         status = response.status
         if exchange.why is not None:
             return exchange.error()
-        if status in (400, 413, 415, 422):
+        if exchange.path == EMBEDDINGS and status in (404, 405, 501):
+            message = f"{exchange.model} gives no embeddings here: ask for another model, or go elsewhere"
+            return ApiError(404, NO_EMBEDDINGS, message, param="model")
+        # llama.cpp calls a text that is too long for one batch a failure of its own.
+        if status in (400, 413, 415, 422) or (exchange.path == EMBEDDINGS and "too large to process" in said):
             return ApiError(400, "invalid_request", said or "the engine finds the request invalid")
         if status in (429, 503):
             return ApiError(503, "engine_busy", "the engine is busy: try again shortly", retry_after=2)
@@ -411,7 +414,7 @@ class Gateway:
                 async for chunk in response.content.iter_any():
                     parts.append(chunk)
                     size += len(chunk)
-                    if size > _LONGEST_VECTORS:
+                    if size > MAX_VECTORS:
                         raise ApiError(502, "engine_garbage", "the engine's answer is too long")
             body = msgspec.json.decode(b"".join(parts))
             exchange.counted.take({"usage": body["usage"]})

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.wire.completions import CHAT, TEXT
+from penstock.wire.completions import CHAT, EMBEDDINGS, TEXT
 from penstock.wire.receipts import ReceiptAnswer, ReceiptBody, ReceiptsAnswer
 from penstock.wire.sessions import (
     CLOSE_PATH,
@@ -21,7 +21,6 @@ from penstock.wire.sessions import (
     VoucherRequest,
     WellKnown,
 )
-from provider.completions import EMBED
 
 _REF = "#/components/schemas/{name}"
 _BODIES: dict[str, tuple[type, type, int]] = {
@@ -67,7 +66,7 @@ _COMPLETIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
         ["model", "messages"],
         {"messages": {"type": "array", "items": _MESSAGE}, "tools": {"type": "array"}, "logprobs": {"type": "boolean"}},
     ),
-    EMBED: (["model", "input"], {"input": {"anyOf": [{"type": "string"}, {"type": "array"}]}}),
+    EMBEDDINGS: (["model", "input"], {"input": {"anyOf": [{"type": "string"}, {"type": "array"}]}}),
     TEXT: (["model", "prompt"], {"prompt": {"type": "string"}, "logprobs": {"type": "integer"}}),
 }
 

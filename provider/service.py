@@ -119,6 +119,7 @@ def make_engines(settings: Settings) -> Fleet:
                 context_length=settings.context_length,
                 threads=settings.engine_threads,
                 start_seconds=settings.engine_start_seconds,
+                embeddings=settings.embeddings,
             )
         )
     elif here:

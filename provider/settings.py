@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
@@ -128,6 +128,9 @@ class Settings(BaseSettings):
     """How long a restart of an engine waits for what runs on it."""
     gguf: str = ""
     """Model file of the embedded engine; empty: the bundled one."""
+    embeddings: Literal["", "mean", "cls", "last"] = ""
+    """How the embedded engine pools the vectors of a text's tokens into its embedding, as its model was trained to;
+    empty: it gives no embeddings."""
     engine_threads: int = Field(1, ge=1, le=256)
     engine_start_seconds: float = Field(180, gt=0)
     engine_connect_seconds: float = Field(5, gt=0)

@@ -1,7 +1,7 @@
 """Ways for a real provider to misbehave: layers around its application, for `tests.provider.rig.running(wrap=...)`.
 
 What lies behind them is the whole provider, with its real engine, receipts and books: only its answers to requests for
-completions come late, cut, changed, or not at all. Made for one provider each; `asked` counts the requests.
+completions and embeddings come late, cut, changed, or not at all. Made for one provider each; `asked` counts those.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from penstock.wire.completions import CHAT, EMBEDDINGS, TEXT
 from penstock.wire.sessions import SESSIONS_PATH
 
 Message = MutableMapping[str, Any]
@@ -44,7 +45,7 @@ class Layer:
         await app(scope, receive, send)
 
     async def completion(self, app: App, scope: Any, receive: Any, send: Send) -> None:
-        """A request for a completion."""
+        """A request for a completion, or embeddings."""
         await self.anything(app, scope, receive, send)
 
     async def session(self, app: App, scope: Any, receive: Any, send: Send) -> None:
@@ -63,7 +64,7 @@ class _Wrapped:
 
     async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
         layer, path = self._layer, scope.get("path", "")
-        asks = scope["type"] == "http" and path.endswith("/completions")
+        asks = scope["type"] == "http" and path in (CHAT, TEXT, EMBEDDINGS)
         layer.asked += asks
         handle = self._app
         if scope["type"] == "http" and layer.on:

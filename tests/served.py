@@ -42,12 +42,12 @@ def running(command: tuple[str, ...], environment: dict[str, str]) -> Iterator[t
 
 
 @contextmanager
-def providing(market: Market, *offers: str) -> Iterator[str]:
+def providing(market: Market, *offers: str, words: tuple[str, ...] = ()) -> Iterator[str]:
     """A real provider with its embedded engine, paid by the second and by the token. Yields its address."""
     account = market.account()
     environment = market.environment(account, PENSTOCK_HOME=str(market.folder / f"provider-{account.address}"))
     prices = [word for offer in offers or ("native:0.00001", "TUSD:0.1/0.3") for word in ("--offer", offer)]
-    with running(("provider", "start", "--json", "--port", "0", *prices), environment):
+    with running(("provider", "start", "--json", "--port", "0", *prices, *words), environment):
         yield account.address
 
 

@@ -12,7 +12,7 @@ from agents.buyer._delivered import Chunk, Delivered
 from agents.buyer._types import Job, Purchase
 from penstock.errors import AnswerCut, GatewayError, NoOffer, NotFound, PenstockError
 from penstock.types import Address
-from penstock.wire.completions import Assembly
+from penstock.wire.completions import EMBEDDINGS, Assembly
 
 if TYPE_CHECKING:
     from agents.buyer._buyer import Buyer
@@ -77,6 +77,8 @@ class Answer:
     async def whole(self) -> dict[str, Any]:
         """In OpenAI's shape of an answer that does not stream. Since the client has nothing of it before it has all,
         one that cannot be continued is begun anew by another provider."""
+        if self._job.path == EMBEDDINGS:
+            return await self._vectors()
         while True:
             assembly = Assembly(self._job.path, self.model)
             try:
@@ -100,6 +102,13 @@ class Answer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    async def _vectors(self) -> Chunk:
+        """Embeddings came whole, in the first part."""
+        (found,) = self._first
+        self._buyer.answered(self._model, 0)
+        await self._end(None)
+        return found
 
     async def _go_on(self, attempt: Attempt, error: GatewayError) -> None:
         """With another provider of the same model, from where the answer broke off."""

@@ -15,7 +15,7 @@ from agents.buyer._policy import Policy
 from agents.buyer._pool import Held, Pool
 from agents.buyer._types import Purchase
 from penstock.consumer import Answer, Listing, PaidAnswer, Usage
-from penstock.consumer.session import completion_body
+from penstock.consumer.session import request_body
 from penstock.errors import AnswerCut, GatewayRefused, OfferMismatch, PenstockError, ReceiptRefused
 from penstock.wire.sessions import prompt_bound
 
@@ -157,7 +157,7 @@ def most_tokens(listing: Listing, request: Request) -> tuple[int, int]:
     """Prompt and completion tokens that the answer can have at most."""
     context = listing.offer.terms.context_length
     most = request.max_tokens if request.max_tokens is not None else min(context, LONGEST)
-    sent = msgspec.json.encode(completion_body(listing, request.body))
+    sent = msgspec.json.encode(request_body(listing, request.path, request.body))
     return prompt_bound(sent, context), max(1, most) * max(1, request.choices)
 
 

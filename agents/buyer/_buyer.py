@@ -25,6 +25,7 @@ from penstock.errors import (
     AllFailed,
     ConfigError,
     GatewayError,
+    GatewayRefused,
     NoOffer,
     NotFound,
     OfferMismatch,
@@ -32,7 +33,7 @@ from penstock.errors import (
     StreamLeftOpen,
 )
 from penstock.types import Address, Token
-from penstock.wire.completions import CHAT, TEXT
+from penstock.wire.completions import CHAT, EMBEDDINGS, NO_EMBEDDINGS, TEXT
 
 THEIRS = (GatewayError, OfferMismatch, NotFound, ConfigError, StreamLeftOpen)
 """What goes wrong with one provider, and another may do better. All else is ours: money, caps, the node."""
@@ -59,6 +60,8 @@ class Buyer:
         self._on_purchase = on_purchase
         chain, clock = consumer.chain, consumer.clock
         name = f"{chain.chain_id}-{chain.registry[2:10].lower()}"
+        self._no_embeddings: dict[tuple[Address, str], float] = {}
+        """Who was asked for embeddings and has none, by provider and model; when to ask again, in Unix seconds."""
         self._memory = Memory(
             folder / f"measured-{name}.db" if folder else None,
             half_life=self._policy.half_life,
@@ -95,10 +98,12 @@ class Buyer:
     async def start(self, job: Job) -> Answer:
         """Buy an answer. PenstockErrors before its first part: AllFailed where nobody answers who fits, NoOffer where
         nobody fits, and what is ours, such as InsufficientFunds."""
-        if job.path not in (CHAT, TEXT):
+        if job.path not in (CHAT, TEXT, EMBEDDINGS):
             raise NoOffer(
                 f"nobody on this market serves {job.path}: ask for a completion, or use an engine of your own"
             )
+        if job.path == EMBEDDINGS and job.wish.model is None:
+            raise NoOffer("name the model for embeddings: those of two models cannot be compared with each other")
         answer = Answer(self, job)
         await answer.begin()
         return answer
@@ -112,8 +117,19 @@ class Buyer:
         answer, and who finds fault with it finds fault with us."""
         size = len(msgspec.json.encode(request.body))
         row = await self._chooser.candidates(wish, size, request.max_tokens, without=failed)
+        if request.path == EMBEDDINGS and not (row := [one for one in row if self._may_embed(one)]):
+            raise _nobody_embeds(wish.model)
         race = _Race(self, row, request, failed, purchases, hedge=self._policy.hedge, goes_on=goes_on)
         return await race.run()
+
+    def _may_embed(self, candidate: Candidate) -> bool:
+        name = candidate.provider, candidate.listing.offer.terms.model
+        return self._no_embeddings.get(name, 0.0) <= self._consumer.clock()
+
+    def gives_no_embeddings(self, candidate: Candidate) -> None:
+        """Known for a while: an operator may change the engine."""
+        until = self._consumer.clock() + self._policy.longest_aside
+        self._no_embeddings[candidate.provider, candidate.listing.offer.terms.model] = until
 
     def attempt(self, candidate: Candidate) -> Attempt:
         return Attempt(self._pool, self._memory, self._policy, candidate, self._consumer.clock)
@@ -185,12 +201,16 @@ class _Race:
             raise error
         self._failed.add(attempt.candidate.provider)
         self._why[attempt.candidate.provider] = error
-        if is_clients(error) and not self._goes_on:
+        if _gives_none(error):
+            self._buyer.gives_no_embeddings(attempt.candidate)
+        elif is_clients(error) and not self._goes_on:
             self._faults.append(error)
             if len(self._faults) == _SAME_FAULT:
                 raise self._faults[0]
 
     def _all_failed(self) -> PenstockError:
+        if self._why and all(map(_gives_none, self._why.values())):
+            return _nobody_embeds(self._row[0].listing.offer.terms.model)
         if len(self._faults) == len(self._why) and self._faults:
             return self._faults[0]
         if len(self._why) == 1:
@@ -205,6 +225,14 @@ class _Race:
         await asyncio.gather(*self._running, return_exceptions=True)
         for attempt in self._running.values():
             await self._buyer.end(attempt, None, "beaten" if self._won else "stopped", self._purchases)
+
+
+def _gives_none(error: BaseException) -> bool:
+    return isinstance(error, GatewayRefused) and error.code == NO_EMBEDDINGS
+
+
+def _nobody_embeds(model: str | None) -> NoOffer:
+    return NoOffer(f"nobody who offers {model} now gives embeddings: name a model that is made for them")
 
 
 def _model(name: str, entries: list[Entry]) -> Model:

@@ -11,7 +11,7 @@ from typing import Any
 
 from agents.buyer._types import Job
 from penstock.consumer import Usage
-from penstock.wire.completions import CHAT, TEXT
+from penstock.wire.completions import CHAT, EMBEDDINGS, TEXT
 
 Chunk = dict[str, Any]
 _LIMITS = ("max_tokens", "max_completion_tokens")
@@ -26,7 +26,9 @@ class Request:
 
     @property
     def max_tokens(self) -> int | None:
-        """The most that the client lets each choice have; None where it does not say."""
+        """The most that the client lets each choice have; None where it does not say. Embeddings have none."""
+        if self.path == EMBEDDINGS:
+            return 0
         found = [value for name in _LIMITS if type(value := self.body.get(name)) is int]
         return min(found) if found else None
 

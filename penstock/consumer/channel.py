@@ -18,11 +18,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from penstock.consumer.embeddings import vectors
 from penstock.consumer.funds import check_funds, lacks_gas, means, permits
 from penstock.consumer.gateway import Answer, Delta, Gateway, Usage
 from penstock.consumer.market import Listing
-from penstock.consumer.receipts import SPECIAL_TOKENS, SessionReceipts, watch
-from penstock.consumer.session import ORDER_LIFE, ORDER_PENDING, Gasless, Message, chat_body, completion_body
+from penstock.consumer.receipts import SessionReceipts, watch
+from penstock.consumer.session import (
+    ORDER_LIFE,
+    ORDER_PENDING,
+    Gasless,
+    Message,
+    chat_body,
+    embedding_body,
+    request_body,
+)
 from penstock.consumer.tasks import to_the_end
 from penstock.errors import (
     ConfigError,
@@ -51,7 +60,7 @@ from penstock.types import (
     Voucher,
 )
 from penstock.units import format_amount
-from penstock.wire.completions import CHAT
+from penstock.wire.completions import CHAT, EMBEDDINGS
 from penstock.wire.eip712 import channel_order_digest, voucher_digest
 from penstock.wire.receipts import Receipt
 from penstock.wire.sessions import (
@@ -212,9 +221,13 @@ class ChannelSession:
         body = chat_body(prompt, system=system, max_tokens=max_tokens, temperature=temperature)
         return self.ask(CHAT, body | parameters)
 
+    async def embed(self, texts: str | Sequence[str], *, dimensions: int | None = None) -> list[list[float]]:
+        """As `Session.embed`; the prompt is all that is paid for."""
+        return await vectors(self.ask(EMBEDDINGS, embedding_body(texts, dimensions)))
+
     def ask(self, path: str, body: Mapping[str, Any]) -> PaidAnswer:
         """As `Session.ask`."""
-        answer = PaidAnswer(self, path, completion_body(self.listing, body))
+        answer = PaidAnswer(self, path, request_body(self.listing, path, body))
         self._answers.append(answer)
         return answer
 
@@ -297,7 +310,7 @@ class ChannelSession:
     def count(self, count: _Count, answer: Answer) -> None:
         """What has come, against what is claimed. Overcharged where the claim cannot be true."""
         most_prompt = prompt_bound(count.body, self._terms.context_length)
-        most = answer.received + SPECIAL_TOKENS
+        most = answer.most_tokens
         claimed = answer.claimed
         prompt_tokens = claimed.prompt_tokens if claimed else 0
         completion_tokens = claimed.completion_tokens if claimed else min(answer.pieces, answer.received)

@@ -17,9 +17,11 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
-from penstock.consumer.receipts import Witness
+from penstock.consumer.embeddings import check_vectors
+from penstock.consumer.receipts import SPECIAL_TOKENS, Witness
 from penstock.consumer.sse import read_events
 from penstock.errors import AnswerCut, GatewayGarbage, GatewayRefused, GatewayUnreachable, PaymentRequired, WireError
+from penstock.wire.completions import EMBEDDINGS, MAX_VECTORS
 from penstock.wire.receipts import RECEIPTS_PATH, Receipt, ReceiptBody, ReceiptsAnswer, SignedReceipt
 from penstock.wire.sessions import (
     CLOSE_PATH,
@@ -148,12 +150,13 @@ class Gateway:
         until: Callable[[], float] = lambda: math.inf,
         witness: Witness | None = None,
     ) -> Answer:
-        """Send a request for a completion, chat or plain; the answer streams. `until` tells when all of it must be
-        there, on the event loop's clock, and may move on. A `witness` holds the provider's receipt against what
-        comes."""
+        """Send a request for a completion, chat or plain, whose answer streams, or for embeddings, whose answer is one
+        chunk. `until` tells when all of it must be there, on the event loop's clock, and may move on. A `witness` holds
+        the provider's receipt against what comes."""
         request = self._request("POST", path, token, body)
-        request.headers["accept"] = "text/event-stream"
-        return Answer(self, request, until, witness)
+        kind = "application/json" if path == EMBEDDINGS else "text/event-stream"
+        request.headers["accept"] = kind
+        return Answer(self, request, until, witness, kind)
 
     def _request(self, method: str, path: str, token: str, body: object) -> httpx.Request:
         # Uncompressed, so that a small answer cannot become a large one.
@@ -198,14 +201,14 @@ class Gateway:
         except httpx.HTTPError as error:
             raise self._transport_error(error) from error
 
-    async def _read(self, response: httpx.Response) -> bytes:
+    async def _read(self, response: httpx.Response, most: int = MAX_BODY) -> bytes:
         raw = bytearray()
         try:
             async with aclosing(_bytes(response)) as pieces:
                 async for piece in pieces:
                     raw += piece
-                    if len(raw) > MAX_BODY:
-                        raise self._garbage(f"it sent more than {MAX_BODY} bytes")
+                    if len(raw) > most:
+                        raise self._garbage(f"it sent more than {most} bytes")
         except httpx.HTTPError as error:
             raise self._transport_error(error) from error
         return bytes(raw)
@@ -292,7 +295,8 @@ class Answer:
     hangs up when left.
 
     Raises GatewayRefused and its kin before the first delta, AnswerCut where the answer stops early, and after the
-    last delta ReceiptRefused where the provider's receipt does not match.
+    last delta ReceiptRefused where the provider's receipt does not match. Embeddings are one chunk and no delta, and
+    their receipt is looked at first.
     """
 
     def __init__(
@@ -301,9 +305,11 @@ class Answer:
         request: httpx.Request,
         until: Callable[[], float],
         witness: Witness | None = None,
+        kind: str = "text/event-stream",
     ) -> None:
         self._gateway = gateway
         self._witness = witness
+        self._kind = kind
         self._events = self._stream(request, until)
         self._deltas: deque[Delta] = deque()
         self._response: httpx.Response | None = None
@@ -335,6 +341,11 @@ class Answer:
             return None
         found: dict[str, Any] = msgspec.json.decode(event)
         return found
+
+    @property
+    def most_tokens(self) -> int:
+        """Completion tokens that what came can have at most."""
+        return self.received + SPECIAL_TOKENS if self._kind == "text/event-stream" else 0
 
     @property
     def receipt(self) -> Receipt | None:
@@ -398,8 +409,18 @@ class Answer:
                 await self._account(complete=False)
                 raise gateway._refusal(response, raw)
             kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if kind != "text/event-stream":
-                raise gateway._garbage(f"it answered a streaming request with {_words(kind) or 'no content type'}")
+            if kind != self._kind:
+                raise gateway._garbage(f"it answered with {_words(kind) or 'no content type'}, not {self._kind}")
+            if kind == "application/json":
+                try:
+                    async with asyncio.timeout_at(patience()):
+                        raw = await gateway._read(response, MAX_VECTORS)
+                except TimeoutError:
+                    raise out_of_time() from None
+                self._take_vectors(request.content, raw)
+                await self._account(complete=True)
+                yield raw, []
+                return
             events = read_events(_bytes(response), witness.comment if witness is not None else None)
             async with aclosing(events):
                 while True:
@@ -442,7 +463,14 @@ class Answer:
 
     async def _account(self, *, complete: bool) -> None:
         if self._witness is not None:
-            await self._witness.done(received=self.received, usage=self.usage, complete=complete)
+            await self._witness.done(most_tokens=self.most_tokens, usage=self.usage, complete=complete)
+
+    def _take_vectors(self, asked: bytes, raw: bytes) -> None:
+        try:
+            prompt, completion = check_vectors(asked, raw)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise self._gateway._garbage(f"it answered {_words(str(error))}") from error
+        self.usage = self.claimed = Usage(prompt, completion, prompt + completion)
 
     def _parse(self, event: bytes) -> list[Delta]:
         try:

@@ -54,8 +54,8 @@ class Seen:
     """Milliseconds since 1970, as all times here."""
     head_at: int = 0
     first_at: int = 0
-    received: int = 0
-    """Bytes of its words."""
+    most_tokens: int = 0
+    """Completion tokens that what came can have."""
     usage: Usage | None = None
     complete: bool = False
     ids: dict[int, list[int]] = field(default_factory=dict)
@@ -219,7 +219,7 @@ class SessionReceipts:
             self._compare("completion_tokens", receipt.completion_tokens, len(ids))
             self._compare("output_hash", receipt.output_hash, output_hash(ids))
             return
-        most = seen.received + SPECIAL_TOKENS
+        most = seen.most_tokens
         if receipt.completion_tokens > most:
             self._refuse(
                 "completion_tokens", f"it counts {receipt.completion_tokens}, and {most} can have come at most"
@@ -396,7 +396,7 @@ class Witness:
 
     def left(self) -> None:
         """We hung up: there is a receipt, and it is not missing."""
-        if self._accept is not None:
+        if self._accept is not None and self.receipt is None:
             self._receipts.hung_up(self._accept)
 
     @property
@@ -404,9 +404,9 @@ class Witness:
         """A receipt has come."""
         return bool(self._texts)
 
-    async def done(self, *, received: int, usage: Usage | None, complete: bool) -> None:
+    async def done(self, *, most_tokens: int, usage: Usage | None, complete: bool) -> None:
         """No more comes. ReceiptRefused where the receipt does not match what came."""
-        self.seen.received, self.seen.usage, self.seen.complete = received, usage, complete
+        self.seen.most_tokens, self.seen.usage, self.seen.complete = most_tokens, usage, complete
         for text in self._texts:
             self.receipt = await self._receipts.received(text, self.seen, self._accept)
         if complete and not self._texts:

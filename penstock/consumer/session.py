@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from penstock.accrual import flow
+from penstock.consumer.embeddings import vectors
 from penstock.consumer.funds import check_funds, lacks_gas, means, permits
 from penstock.consumer.gateway import Answer, Gateway
 from penstock.consumer.market import Listing
@@ -38,7 +39,7 @@ from penstock.types import (
     Token,
     ToppedUp,
 )
-from penstock.wire.completions import CHAT
+from penstock.wire.completions import CHAT, EMBEDDINGS
 from penstock.wire.eip712 import order_digest
 from penstock.wire.sessions import (
     GrantBody,
@@ -184,10 +185,15 @@ class Session:
         body = chat_body(prompt, system=system, max_tokens=max_tokens, temperature=temperature)
         return self.ask(CHAT, body | parameters)
 
+    async def embed(self, texts: str | Sequence[str], *, dimensions: int | None = None) -> list[list[float]]:
+        """A vector for each text, in order. GatewayRefused with the code `no_embeddings` where the model's engine gives
+        none, else as `chat`."""
+        return await vectors(self.ask(EMBEDDINGS, embedding_body(texts, dimensions)))
+
     def ask(self, path: str, body: Mapping[str, Any]) -> Answer:
-        """The same for any request for a completion, in OpenAI's shape: its model, and that the answer streams with
-        usage and token ids, are put in."""
-        wanted = completion_body(self.listing, body)
+        """The same for any request for a completion or embeddings, in OpenAI's shape: its model, and that a completion
+        streams with usage and token ids, are put in. Embeddings are the answer's only `chunk`."""
+        wanted = request_body(self.listing, path, body)
         answer = self._running.ask(path, self._token, wanted, until=self._until, witness=self.receipts.watch())
         self._answers.append(answer)
         return answer
@@ -387,9 +393,17 @@ def chat_body(
     return {name: value for name, value in given.items() if value is not None}
 
 
-def completion_body(listing: Listing, body: Mapping[str, Any]) -> dict[str, Any]:
-    """A request as a session sends it: streamed, so that it can be paid and watched as it comes, and with all that
-    the receipt will be checked against."""
+def embedding_body(texts: str | Sequence[str], dimensions: int | None) -> dict[str, Any]:
+    """The same for embeddings."""
+    asked: dict[str, Any] = {"input": texts}
+    return asked if dimensions is None else asked | {"dimensions": dimensions}
+
+
+def request_body(listing: Listing, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A request as a session sends it: a completion is streamed, so that it can be paid and watched as it comes, and
+    has all that the receipt will be checked against."""
+    if path == EMBEDDINGS:
+        return {**body, "model": listing.offer.terms.model}
     return {
         **body,
         "model": listing.offer.terms.model,

@@ -8,6 +8,10 @@ from typing import Any
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
+MAX_VECTORS = 64 * 2**20
+"""Bytes of an answer with embeddings at most."""
+NO_EMBEDDINGS = "no_embeddings"
+"""The code by which a gateway says that the model's engine gives none."""
 
 
 class Assembly:

@@ -23,15 +23,27 @@ from provider.engines.child import ChildEngine, without_secrets
 
 _STOP_SECONDS = 3.0
 _LISTEN_SECONDS = 60.0
+_LONGEST_TEXT = 2048
+"""Tokens of a text to embed: it is taken in one batch, whose memory is there from the start."""
 
 
 class EmbeddedEngine(ChildEngine):
     def __init__(
-        self, gguf: Path, model: str, *, slots: int, context_length: int, threads: int, start_seconds: float
+        self,
+        gguf: Path,
+        model: str,
+        *,
+        slots: int,
+        context_length: int,
+        threads: int,
+        start_seconds: float,
+        embeddings: str = "",
     ) -> None:
+        """`embeddings`: how they are pooled, "mean", "cls" or "last"; empty: there are none."""
         super().__init__("embedded", {model: model}, start_seconds=start_seconds, stop_seconds=_STOP_SECONDS)
         self.dialect = Dialect.LLAMA_CPP
         self._model, self._gguf, self._slots, self._context, self._threads = model, gguf, slots, context_length, threads
+        self._embeddings = embeddings
         self._api_key = secrets.token_urlsafe(24)
         self._base_url = ""
 
@@ -52,6 +64,8 @@ class EmbeddedEngine(ChildEngine):
         command = [sys.executable, "-m", "provider.engines.embedded", "--gguf", str(self._gguf)]
         command += ["--alias", self._model, "--slots", str(self._slots), "--context", str(self._context)]
         command += ["--threads", str(self._threads)]
+        if self._embeddings:
+            command += ["--embeddings", self._embeddings]
         pipe = asyncio.subprocess.PIPE
         # A group of its own, so that Ctrl-C in a terminal reaches us alone and answers can be finished.
         process = await asyncio.create_subprocess_exec(
@@ -110,6 +124,7 @@ def _serve(arguments: list[str] | None = None) -> None:
     parser.add_argument("--slots", type=int, required=True)
     parser.add_argument("--context", type=int, required=True, help="tokens per slot")
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--embeddings", choices=("mean", "cls", "last"), help="serve them, too, pooled like this")
     given = parser.parse_args(arguments)
     api_key = sys.stdin.buffer.readline().decode().strip()
     _die_with_parent()
@@ -125,6 +140,10 @@ def _serve(arguments: list[str] | None = None) -> None:
     params.n_parallel = given.slots
     params.n_ctx = given.context * given.slots
     params.fit_params = False
+    if given.embeddings:
+        params.embedding = True
+        params.pooling_type = getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{given.embeddings.upper()}")
+        params.n_ubatch = params.n_batch = max(params.n_ubatch, min(given.context, _LONGEST_TEXT))
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = given.threads
     params.n_threads_http = 2 * given.slots + 4  # each running answer holds one; health and metrics need some too
     params.endpoint_metrics = params.endpoint_slots = True

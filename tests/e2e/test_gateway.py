@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ LONG = {"model": "auto", "messages": QUESTION, "max_tokens": 900, "stream": True
 
 @pytest.fixture(scope="module")
 def provider(market: Market) -> Iterator[str]:
-    with providing(market) as address:
+    with providing(market, words=("--embeddings", "mean")) as address:
         yield address
 
 
@@ -122,6 +121,33 @@ def test_the_ollama_client(gateway: Serving) -> None:
         assert caught.value.status_code == 404
 
 
+def test_embeddings_of_the_openai_client(gateway: Serving, provider: str) -> None:
+    with gateway.openai() as client:
+        raw = client.embeddings.with_raw_response.create(model="penstock-tiny", input=["The sea is salty.", "A gate."])
+        assert raw.headers["x-penstock-provider"] == provider
+        found = raw.parse()
+        assert (found.model, [one.index for one in found.data]) == ("penstock-tiny", [0, 1])
+        sea, gate = (one.embedding for one in found.data)
+        assert len(sea) == len(gate) > 8
+        assert sea != gate
+        assert found.usage.prompt_tokens > 4
+        (again,) = client.embeddings.create(model="penstock-tiny", input="A gate.", encoding_format="float").data
+        assert again.embedding == pytest.approx(gate, abs=1e-3)
+        with pytest.raises(openai.NotFoundError, match="name the model"):
+            client.embeddings.create(model="auto", input="x")
+        with pytest.raises(openai.BadRequestError, match="too large|larger"):
+            client.embeddings.create(model="penstock-tiny", input="sea " * 3000)
+
+
+def test_embeddings_of_the_ollama_client(gateway: Serving) -> None:
+    with gateway.ollama() as client:
+        whole = client.embed(model="penstock-tiny", input=["The sea is salty.", "A gate."])
+        assert len(whole.embeddings) == 2
+        assert whole.prompt_eval_count
+        older = client.embeddings(model="penstock-tiny", prompt="A gate.")
+        assert older.embedding == pytest.approx(whole.embeddings[1], abs=1e-3)
+
+
 LITELLM = """
 import json, sys, litellm
 url, messages = sys.argv[1], [{"role": "user", "content": "Why is the sea salty?"}]
@@ -158,14 +184,20 @@ def test_litellm(gateway: Serving, clients: Path) -> None:
 
 
 def test_the_llm_tool(gateway: Serving, clients: Path, tmp_path: Path) -> None:
-    (tmp_path / "extra-openai-models.yaml").write_text(
-        f"- model_id: market\n  model_name: auto\n  api_base: {gateway.url}/v1\n  api_key_name: market\n"
-    )
-    (tmp_path / "keys.json").write_text('{"market": "any"}')
-    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LLM_USER_PATH": str(tmp_path)}
-    command = [str(clients / "llm"), "-m", "market", "Why is the sea salty?", "-n", "-o", "max_tokens", "6"]
-    start = partial(subprocess.Popen, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-    asking = [start([*command, *more]) for more in ([], ["--no-stream"])]
+    asking = []
+    # A folder each: llm makes its database there at its first start.
+    for name, more in (("stream", ()), ("whole", ("--no-stream",))):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "extra-openai-models.yaml").write_text(
+            f"- model_id: market\n  model_name: auto\n  api_base: {gateway.url}/v1\n  api_key_name: market\n"
+        )
+        (folder / "keys.json").write_text('{"market": "any"}')
+        environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LLM_USER_PATH": str(folder)}
+        command = [str(clients / "llm"), "-m", "market", "Why is the sea salty?", "-n", *more, "-o", "max_tokens", "6"]
+        asking.append(
+            subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        )
     for process in asking:
         said, _ = process.communicate(timeout=60)
         assert (process.returncode, bool(said.strip())) == (0, True)

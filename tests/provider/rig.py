@@ -102,10 +102,10 @@ class EngineProcess:
 
 
 @contextlib.contextmanager
-def engine_process(gguf: Path, *, slots: int = 4, context: int = 16_384) -> Iterator[EngineProcess]:
+def engine_process(gguf: Path, *words: str, slots: int = 4, context: int = 16_384) -> Iterator[EngineProcess]:
     key = secrets.token_hex(8)
     command = [sys.executable, "-m", "provider.engines.embedded", "--gguf", str(gguf), "--alias", MODEL]
-    command += ["--slots", str(slots), "--context", str(context), "--threads", "1"]
+    command += ["--slots", str(slots), "--context", str(context), "--threads", "1", *words]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

@@ -233,10 +233,11 @@ async def test_ollamas_lists(tmp_path: Path) -> None:
         assert (await gateway.http.get("/")).text == "Penstock is running"
 
 
-async def test_embeddings_are_not_on_the_market(tmp_path: Path) -> None:
+async def test_embeddings_are_asked_of_the_market(tmp_path: Path) -> None:
     async with served(tmp_path) as gateway:
         for path, name in (("/v1/embeddings", "input"), ("/api/embed", "input"), ("/api/embeddings", "prompt")):
+            gateway.script.refusal = NoOffer("nobody gives embeddings")
             answer = await gateway.http.post(path, json={"model": "tiny", name: "a"})
             assert answer.status_code == 404
-            assert "no provider sells embeddings yet" in answer.text
-        assert gateway.script.jobs == []
+            assert "nobody gives embeddings" in answer.text
+        assert [(job.path, job.body) for job in gateway.script.jobs] == [("/v1/embeddings", {"input": "a"})] * 3

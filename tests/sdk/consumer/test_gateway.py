@@ -160,7 +160,7 @@ async def test_a_200_that_is_not_the_protocol_is_garbage(body: str) -> None:
     async with serve(handler) as gateway:
         with pytest.raises(GatewayGarbage):
             await gateway.well_known()
-        with pytest.raises(GatewayGarbage, match="streaming request with text/plain"):
+        with pytest.raises(GatewayGarbage, match="with text/plain, not text/event-stream"):
             await chat(gateway)
 
 

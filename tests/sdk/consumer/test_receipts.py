@@ -23,6 +23,7 @@ from penstock.faults import Ground, Kind, find
 from penstock.journal import Journal
 from penstock.keys import LocalAccount, new_session_key
 from penstock.types import NATIVE, Terms, Voucher
+from penstock.wire.completions import EMBEDDINGS
 from penstock.wire.eip712 import Domain
 from penstock.wire.receipts import (
     ACCEPT_HEADER,
@@ -137,6 +138,19 @@ class Seller:
         await response.write(b"data: [DONE]\n\n")
         return response
 
+    async def embed(self, request: web.Request) -> web.StreamResponse:
+        body, accepted = await request.read(), milliseconds()
+        token = request.headers["authorization"].removeprefix("Bearer ")
+        key, start = self.http.sessions[token]
+        accept = Accept(self.account.address, key.offer_id, key.id, start, request_hash(body), accepted)
+        headers = {ACCEPT_HEADER: accept.sign(self.domain, self.signer).text()}
+        signed = self.write(token, body, accepted, 0, 0)
+        if self.sends:
+            headers[RECEIPT_HEADER] = signed.text()
+        usage = {"prompt_tokens": 3, "total_tokens": 3}
+        data = [{"index": 0, "embedding": [0.5, 0.25]}]
+        return web.json_response({"object": "list", "data": data, "usage": usage}, headers=headers)
+
     async def open_session(self, request: web.Request) -> web.StreamResponse:
         asked = msgspec.json.decode(await request.read(), type=SessionRequest)
         if asked.channel is None:
@@ -228,6 +242,7 @@ async def shop(folder: Path, offered: Terms, **changes: Any) -> AsyncIterator[Sh
     app.router.add_post(f"{SESSIONS_PATH}/close", seller.close)
     app.router.add_post(VOUCHER_PATH, seller.take_voucher)
     app.router.add_post("/v1/chat/completions", lambda request: seller.chat(request))
+    app.router.add_post(EMBEDDINGS, seller.embed)
     app.router.add_get(RECEIPTS_PATH + "/{hash}", seller.again)
     runner = web.AppRunner(app, shutdown_timeout=0.01)
     await runner.setup()
@@ -266,6 +281,30 @@ async def test_honest_receipts_are_kept_and_nothing_is_said(tmp_path: Path, offe
             assert place.seller.vouchers[-1] == offered.owed(9, 15) == session.receipts.receipts[-1].total
     with Journal(tmp_path / "journal.db") as again:
         assert [kept.piece.signed for kept in again.evidence.receipts()] == place.seller.written
+
+
+@pytest.mark.parametrize("offered", [terms(), BY_TOKEN], ids=["by the second", "by the token"])
+async def test_embeddings_have_a_receipt_of_their_prompt(tmp_path: Path, offered: Terms) -> None:
+    async with shop(tmp_path, offered) as place:
+        async with place.session() as session:
+            assert await session.embed("What?", dimensions=2) == [[0.5, 0.25]]
+            assert await session.chat("What?").read()
+            left = session.ask(EMBEDDINGS, {"input": "What?"})
+            assert await left.chunk()
+            await left.aclose()  # all of it has come
+            assert [one.completion_tokens for one in session.receipts.receipts] == [0, 5, 0]
+        assert place.warnings == []
+        assert place.kept == [(0, ""), (1, ""), (2, "")]
+        accepts = place.consumer.journal.evidence.accepts()
+        assert [(accept.answered, accept.hung_up) for accept in accepts] == [(True, False)] * 3
+        if offered.by_token:
+            assert place.seller.vouchers[-1] == offered.owed(9, 5)
+
+
+async def test_embeddings_without_a_receipt_are_a_warning(tmp_path: Path) -> None:
+    async with shop(tmp_path, BY_TOKEN, sends=False) as place, place.session() as session:
+        assert await session.embed("What?")
+        assert ["gave no receipt" in text for text in place.warnings] == [True]
 
 
 # --- what does not --------------------------------------------------------------------------------
@@ -314,6 +353,17 @@ async def test_a_lie_is_named_kept_and_not_paid_for(tmp_path: Path, offered: Ter
         summary = session.summary
         assert summary is not None
         assert summary.state == "closed"
+
+
+@pytest.mark.parametrize("what", [what for what in LIES if what not in ("seq", "output_hash")])
+async def test_a_lie_about_embeddings_is_named_and_not_paid_for(tmp_path: Path, what: str) -> None:
+    async with shop(tmp_path, BY_TOKEN, twist=LIES[what]) as place:
+        with pytest.raises(ReceiptRefused) as caught:
+            async with place.session() as session:
+                await session.embed("What?")
+        assert caught.value.what == what
+        assert place.kept == [(0, what)]
+        assert place.seller.vouchers == []
 
 
 async def test_after_a_lie_nothing_more_is_asked_or_paid(tmp_path: Path) -> None:
