@@ -155,6 +155,8 @@ def test_nobody_in_office_can_sweep_anything(
             "deposit": (COIN, 0),
             "deposit_for": (thief, COIN, 0),
             "withdraw_vault": (COIN, 1_000, thief),
+            "pay": (payer, COIN, [(thief, 1_000)]),
+            "allow_spender": (thief, COIN, MAX),
             "open": (payee, COIN, SESSION, OFFER, 1, 1, MAX),
             "open_for": ((*order, 1, 1, MAX, 0, MAX), forged, permit),
             "invalidate_nonces": (0, 1),
@@ -202,7 +204,7 @@ def test_nobody_in_office_can_sweep_anything(
                 reclaim(pay, terms, payer)
                 assert (coins.held(payer), coins.held(payee)) == (1_000 + DURATION - 900 + DEPOSIT, 900)
         office = {"set_paused", "transfer_guardian", "renounce_guardian"} if thief == guardian else set()
-        assert worked == {"invalidate_nonces", "set_keeper_reward"} | office
+        assert worked == {"invalidate_nonces", "set_keeper_reward", "allow_spender"} | office
 
 
 def test_nobody_can_record_earnings_that_no_money_made(

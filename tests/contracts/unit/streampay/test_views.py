@@ -117,4 +117,4 @@ def test_takes_no_coins_but_through_its_functions(pay: Contract, evm: Chain, coi
 
 def test_only_functions_that_take_coins_are_payable(pay: Contract) -> None:
     payable = {i["name"] for i in pay.abi if i["type"] == "function" and i["stateMutability"] == "payable"}
-    assert payable == {"deposit", "deposit_for", "open", "top_up", "open_channel", "top_up_channel"}
+    assert payable == {"deposit", "deposit_for", "pay", "open", "top_up", "open_channel", "top_up_channel"}
