@@ -180,7 +180,17 @@ def _views(content: _Content, deployment: Deployment) -> Iterator[tuple[ViewCall
         held = tuple(row[name] for name in _LICENCE)
         yield ask("License", "licence", row["id"]), _Compare("licences", row["id"], held, _licence)
     for row in content.rows(schema.wallets):
-        yield ask("AgentWalletFactory", "is_wallet", row["id"]), _Compare("wallets", row["id"], True)
+        id, own = row["id"], interface("AgentWallet")
+        yield ask("AgentWalletFactory", "is_wallet", id), _Compare("wallets", id, True)
+        for name in ("owner", "guardian"):
+            yield ViewCall(id, own[name]), _Compare("wallets", f"{id} {name}", row[name], checksum)
+        yield ViewCall(id, own["paused"]), _Compare("wallets", f"{id} paused", row["paused"])
+    for row in content.rows(schema.wallet_tokens):
+        id, own, what = row["wallet"], interface("AgentWallet"), f"{row['wallet']} {row['token']}"
+        caps = tuple(row[name] for name in ("payment", "hour", "day", "week"))
+        yield ViewCall(id, own["caps"], (row["token"],)), _Compare("caps", what, caps, tuple)
+        open_now = _Compare("caps", f"{what} open", row["open"], lambda usage: usage[0])
+        yield ViewCall(id, own["usage"], (row["token"],)), open_now
     for row in content.rows(schema.challenges):
         is_open = _Compare("challenges", row["id"], row["status"] == "open", lambda answer: answer[2])
         yield ask("Slashing", "challenge", unhex(row["id"])), is_open

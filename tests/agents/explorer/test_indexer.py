@@ -53,6 +53,9 @@ async def test_a_back_fill_is_what_the_chain_says(rig: Rig) -> None:
     assert {"Opened", "ToppedUp", "Withdrawn", "Closed", "KeeperPaid"} <= {name for _, name in kinds}
     assert {"Licensed", "Completed", "Refunded", "Revoked", "Renewed", "Reviewed"} <= {name for _, name in kinds}
     assert {"ChannelOpened", "ChannelSettled", "ChannelClosed", "FaultProven", "Slashed"} <= {n for _, n in kinds}
+    assert {"CapsChanged", "Committed", "Released", "KeyChanged"} <= {
+        n for contract, n in kinds if contract == "AgentWallet"
+    }
     assert {name: len(rows) > 0 for name, rows in found.items() if name != "challenges"} == dict.fromkeys(
         (t.name for t in (*schema.DERIVED, schema.events) if t is not schema.challenges), True
     )
@@ -165,8 +168,8 @@ async def test_events_that_a_node_left_out_are_not_swallowed(rig: Rig) -> None:
     """Some public nodes do that. Nothing is stored, and the next try starts from the same block."""
 
     class Forgetful(Feed):
-        async def events(self, first: int, last: int) -> Any:
-            return [one for one in await super().events(first, last) if one.name != "Opened"]
+        async def events(self, first: int, last: int, wallets: Any = ()) -> Any:
+            return [one for one in await super().events(first, last, wallets) if one.name != "Opened"]
 
     forgetful = Forgetful(rig.rpc, rig.deployment)
     indexer = Indexer(forgetful, rig.chain, rig.store, first_block=rig.deployment.first_block)
