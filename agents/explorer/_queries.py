@@ -226,7 +226,7 @@ def key_history(connection: Connection, provider: str) -> KeyHistory:
     )
     found = connection.execute(query.order_by(e.c.seq)).all()
     until = [*(row.timestamp for row in found[1:]), None]
-    return [(json.loads(row.body)["signer"], row.timestamp, end) for row, end in zip(found, until, strict=True)]
+    return [(json.loads(row.body)["signer"], row.timestamp, end) for row, end in zip(found, until, strict=False)]
 
 
 def _uptime(connection: Connection, providers: Sequence[str]) -> dict[str, Row]:
