@@ -18,10 +18,8 @@ from agents.explorer._asgi import Buckets
 from agents.explorer._indexer import Indexer
 from penstock.accrual import StreamState
 from penstock.types import NATIVE, StreamId
-from tests.agents.explorer.conftest import Rig
+from tests.agents.explorer.conftest import Rig, on_sqlite
 from tests.market import until
-
-on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
 @asynccontextmanager

@@ -24,9 +24,9 @@ from penstock.keys import new_session_key
 from penstock.types import Address
 from penstock.wire.evidence import Piece
 from penstock.wire.receipts import SignedReceipt
-from tests.agents.explorer.conftest import Rig
+from tests.agents.explorer.conftest import Rig, on_sqlite
 from tests.agents.explorer.shop import IDS, Shop, funded
-from tests.agents.explorer.test_api import on_sqlite, served
+from tests.agents.explorer.test_api import served
 from tests.agents.explorer.test_cli import Shell
 from tests.deployed import Deployed
 
