@@ -403,6 +403,20 @@ def receipts_verify(ctx: typer.Context, provider: ProviderOption = None, session
     _context(ctx).run(lambda context: verify(context, Filter(provider, session)))
 
 
+@receipts.command("publish")
+def receipts_publish(
+    ctx: typer.Context,
+    to: Annotated[str, typer.Option(help="An explorer's URL, such as http://127.0.0.1:8750.")],
+    provider: ProviderOption = None,
+    session: SessionOption = None,
+) -> None:
+    """Give an explorer the receipts on record, without questions or answers, so that all see how fast providers are."""
+    from agents._receipts import Filter
+    from agents.records.publish import publish
+
+    _context(ctx).run(lambda context: publish(context, Filter(provider, session), to))
+
+
 @app.command()
 def report(
     ctx: typer.Context,

@@ -1,4 +1,4 @@
-"""The read-only API: `/api/v1`, described at `/api/v1/openapi.json`."""
+"""The API: `/api/v1`, described at `/api/v1/openapi.json`. It is read, but for receipts that consumers publish."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from fastapi.responses import StreamingResponse
 
 from agents.explorer import _models as models
 from agents.explorer import _queries as queries
+from agents.explorer import _receipts as receipts
+from agents.explorer._asgi import Buckets
 from agents.explorer._indexer import Indexer
 from agents.explorer._live import Live, News, TooMany
 from agents.explorer._store import Store
 from penstock.deployments import Deployment
 from penstock.types import address
+from penstock.wire.receipts import slashing_domain
 
 _HEARTBEAT = 15.0
 """Seconds between signs of life, so that nothing between us closes the connection."""
@@ -36,10 +39,27 @@ _LIMITED: dict[int | str, dict[str, Any]] = {
     429: {"model": models.Problem, "description": "Too many requests"},
     503: {"model": models.Problem, "description": "The explorer cannot tell now"},
 }
+_PUBLISHING: dict[int | str, dict[str, Any]] = {
+    400: {"model": models.Problem, "description": "There is nothing in it"},
+    413: {"model": models.Problem, "description": "Too much at once"},
+}
+_LINES = {
+    "requestBody": {
+        "required": True,
+        "description": "JSON Lines",
+        "content": {"text/plain": {"schema": {"type": "string", "minLength": 1}}},
+    }
+}
+_PUBLICATIONS = 20
+"""One of so many requests may bring receipts, which take longer to judge than a page to show."""
 
 
-def router(deployment: Deployment, store: Store, live: Live, indexer: Callable[[], Indexer | None]) -> APIRouter:
+def router(
+    deployment: Deployment, store: Store, live: Live, indexer: Callable[[], Indexer | None], per_minute: int
+) -> APIRouter:
     api = APIRouter(prefix="/api/v1", responses=_LIMITED)
+    domain = slashing_domain(deployment.chain_id, deployment.contracts["Slashing"].address)
+    publishing = Buckets(-(-per_minute // _PUBLICATIONS))
 
     def now() -> int:
         return live.tip.timestamp if live.tip else 0
@@ -112,6 +132,38 @@ def router(deployment: Deployment, store: Store, live: Live, indexer: Callable[[
         """One provider, and what a judge of its reputation would want to know."""
         row = await store.read(lambda c: queries.provider(c, _address(provider)))
         return models.ProviderDetail.model_validate(_found(row, "provider"))
+
+    @api.get("/providers/{provider}/receipts", tags=["providers"], responses=_MISSING)
+    async def measured(provider: str) -> list[models.MeasuredOut]:
+        """What receipts that consumers have published say of a provider's speed: all of them, then by offer."""
+
+        def look(c: Any) -> list[dict[str, Any]] | None:
+            known = queries.provider(c, _address(provider)) is not None
+            return receipts.measured(c, _address(provider)) if known else None
+
+        return [models.MeasuredOut.model_validate(row) for row in _found(await store.read(look), "provider")]
+
+    @api.post("/receipts", tags=["providers"], responses=_PUBLISHING, openapi_extra=_LINES)
+    async def publish(request: Request) -> models.PublishedOut:
+        """Publish providers' receipts, as `penstock receipts --jsonl` prints them: one a line, 500 lines and 1 MiB at
+        most. Each must be signed by a key that its provider had then, of an offer and a session that are known here.
+        """
+        wait = publishing.take(request.client.host if request.client else "")
+        if wait > 0:
+            raise HTTPException(
+                429, "too many receipts: wait as long as Retry-After says", {"retry-after": str(int(wait) + 1)}
+            )
+        body = bytearray()
+        async for piece in request.stream():
+            body += piece
+            if len(body) > receipts.MAX_BODY:
+                raise HTTPException(413, f"more than {receipts.MAX_BODY} bytes: publish fewer at a time")
+        if not body:
+            raise HTTPException(400, "no receipts: send them as lines of JSON")
+        lines = [(number, line) for number, line in enumerate(bytes(body).split(b"\n"), 1) if line.strip()]
+        if len(lines) > receipts.MAX_LINES:
+            raise HTTPException(413, f"more than {receipts.MAX_LINES} receipts: publish fewer at a time")
+        return models.PublishedOut.model_validate(await receipts.take(store, domain, lines), from_attributes=True)
 
     @api.get("/offers", tags=["providers"])
     async def offers(

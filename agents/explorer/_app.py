@@ -23,6 +23,7 @@ from agents.explorer._asgi import RateLimit, Validators
 from agents.explorer._indexer import Indexer
 from agents.explorer._live import Live
 from agents.explorer._pages import STATIC, ChatSettings, Pages
+from agents.explorer._probe import Prober
 from agents.explorer._schema import SCHEMA
 from agents.explorer._store import Store, StoreUnavailable
 from penstock.deployments import Deployment
@@ -37,12 +38,14 @@ def app(
     store: Store,
     indexer: Indexer | None,
     *,
+    prober: Prober | None = None,
     per_minute: int = 600,
     chat: ChatSettings = ChatSettings(),  # noqa: B008  immutable
 ) -> tuple[ASGIApp, Live]:
     """What answers requests, and what tells news: to be hung up before a server waits for its connections.
 
-    `indexer` None: another process fills the store. `per_minute`: requests of each client; 0: any number.
+    `indexer` None: another process fills the store; `prober` None: this one does not ask whether providers are up.
+    `per_minute`: requests of each client; 0: any number.
     """
     live = Live(store)
     if indexer is not None:
@@ -54,6 +57,8 @@ def app(
         tasks = [asyncio.create_task(live.run())]
         if indexer is not None:
             tasks.append(asyncio.create_task(indexer.run()))
+        if prober is not None:
+            tasks.append(asyncio.create_task(prober.run()))
         try:
             yield
         finally:
@@ -64,14 +69,14 @@ def app(
     web = FastAPI(
         title="Penstock explorer",
         version="1",
-        description="The market, recomputed from the contracts' events. Read-only.",
+        description="The market, recomputed from the contracts' events, and what consumers publish of it.",
         openapi_url="/api/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
     )
     pages = Pages(deployment, store, live, lambda: indexer, chat)
-    web.include_router(_api.router(deployment, store, live, lambda: indexer))
+    web.include_router(_api.router(deployment, store, live, lambda: indexer, per_minute))
     web.include_router(_transactions.router(deployment, store))
     web.include_router(pages.router())
     web.mount("/static", StaticFiles(directory=STATIC))
@@ -89,7 +94,7 @@ def app(
         return JSONResponse({"detail": error.detail}, error.status_code, headers=error.headers)
 
     def tag() -> str:
-        return f"{SCHEMA}-{live.tip.hash[2:18] if live.tip else 'none'}"
+        return f"{SCHEMA}-{live.tip.hash[2:18] if live.tip else 'none'}-{store.noted}"
 
     return RateLimit(Validators(web, tag), per_minute), live
 

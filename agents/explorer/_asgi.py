@@ -18,31 +18,18 @@ CONTENT_POLICY = (
 )
 
 
-class RateLimit:
-    """A bucket for each client: `per_minute` requests a minute, a quarter of them at once. Static files are free."""
+class Buckets:
+    """One for each client: `per_minute` a minute, a quarter of them at once; 0: any number."""
 
-    def __init__(self, app: ASGIApp, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._app, self._rate, self._clock = app, per_minute / 60, clock
+    def __init__(self, per_minute: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate, self._clock = per_minute / 60, clock
         self._burst = max(1.0, per_minute / 4)
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._rate or scope["path"].startswith("/static/"):
-            await self._app(scope, receive, send)
-            return
-        client = (scope.get("client") or ("",))[0]
-        wait = self._take(client)
-        if wait <= 0:
-            await self._app(scope, receive, send)
-            return
-        seconds = str(int(wait) + 1)
-        body = b'{"detail": "too many requests: wait as long as Retry-After says"}'
-        headers = [(b"content-type", b"application/json"), (b"retry-after", seconds.encode())]
-        await send({"type": "http.response.start", "status": 429, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    def _take(self, client: str) -> float:
+    def take(self, client: str) -> float:
         """Seconds to wait; 0: go ahead."""
+        if not self._rate:
+            return 0.0
         now = self._clock()
         left, since = self._buckets.pop(client, (self._burst, now))
         left = min(self._burst, left + (now - since) * self._rate)
@@ -53,9 +40,31 @@ class RateLimit:
         return 0.0 if allowed else (1 - left) / self._rate
 
 
+class RateLimit:
+    """So many requests a minute of each client. Static files are free."""
+
+    def __init__(self, app: ASGIApp, per_minute: int) -> None:
+        self._app, self._buckets = app, Buckets(per_minute)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith("/static/"):
+            await self._app(scope, receive, send)
+            return
+        client = (scope.get("client") or ("",))[0]
+        wait = self._buckets.take(client)
+        if wait <= 0:
+            await self._app(scope, receive, send)
+            return
+        seconds = str(int(wait) + 1)
+        body = b'{"detail": "too many requests: wait as long as Retry-After says"}'
+        headers = [(b"content-type", b"application/json"), (b"retry-after", seconds.encode())]
+        await send({"type": "http.response.start", "status": 429, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
 class Validators:
-    """Answers about the store change with its last block alone: a cache that has this block's answer need not ask
-    again, and who asks with its tag gets no body."""
+    """Answers about the store change with its last block and with what is noted beside the chain: a cache that has the
+    answer of both need not ask again, and who asks with its tag gets no body."""
 
     def __init__(self, app: ASGIApp, tag: Callable[[], str]) -> None:
         self._app, self._tag = app, tag

@@ -131,7 +131,21 @@ class _Compare:
         report.same(self._kind, self._what, self._mine, self._read(answer))
 
 
-def _views(content: _Content, deployment: Deployment) -> Iterator[tuple[ViewCall, _Compare]]:
+class _Sum:
+    """Holds what several views say together against what the store has. A wallet's own sum depends on the clock that a
+    node calls it at; what each session has committed does not."""
+
+    def __init__(self, kind: str, what: object, mine: int, views: int) -> None:
+        self._kind, self._what, self._mine, self._left, self._total = kind, what, mine, views, 0
+
+    def __call__(self, report: Report, answer: Any) -> None:
+        self._total += sum(answer)
+        self._left -= 1
+        if not self._left:
+            report.same(self._kind, self._what, self._mine, self._total)
+
+
+def _views(content: _Content, deployment: Deployment) -> Iterator[tuple[ViewCall, _Compare | _Sum]]:
     address = {name: contract.address for name, contract in deployment.contracts.items()}
 
     def ask(contract: str, function: str, *arguments: Any) -> ViewCall:
@@ -180,7 +194,20 @@ def _views(content: _Content, deployment: Deployment) -> Iterator[tuple[ViewCall
         held = tuple(row[name] for name in _LICENCE)
         yield ask("License", "licence", row["id"]), _Compare("licences", row["id"], held, _licence)
     for row in content.rows(schema.wallets):
-        yield ask("AgentWalletFactory", "is_wallet", row["id"]), _Compare("wallets", row["id"], True)
+        id, own = row["id"], interface("AgentWallet")
+        yield ask("AgentWalletFactory", "is_wallet", id), _Compare("wallets", id, True)
+        for name in ("owner", "guardian"):
+            yield ViewCall(id, own[name]), _Compare("wallets", f"{id} {name}", row[name], checksum)
+        yield ViewCall(id, own["paused"]), _Compare("wallets", f"{id} paused", row["paused"])
+    for row in content.rows(schema.wallet_tokens):
+        id, own, what = row["wallet"], interface("AgentWallet"), f"{row['wallet']} {row['token']}"
+        caps = tuple(row[name] for name in ("payment", "hour", "day", "week"))
+        yield ViewCall(id, own["caps"], (row["token"],)), _Compare("caps", what, caps, tuple)
+        paid = [one for one in (*latest.values(), *content.rows(schema.channels)) if one["payer"] == id]
+        ids = {bytes(32), *(unhex(one["id"]) for one in paid if one["token"] == row["token"])}
+        open_now = _Sum("caps", f"{what} open", row["open"], len(ids))
+        for one in ids:
+            yield ViewCall(id, own["committed"], (row["token"], one)), open_now
     for row in content.rows(schema.challenges):
         is_open = _Compare("challenges", row["id"], row["status"] == "open", lambda answer: answer[2])
         yield ask("Slashing", "challenge", unhex(row["id"])), is_open

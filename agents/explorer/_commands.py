@@ -9,7 +9,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, MutableMapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -20,6 +20,7 @@ from agents._output import emit_json, talk
 from agents.explorer._check import check as check_store
 from agents.explorer._feed import Feed
 from agents.explorer._indexer import Indexer
+from agents.explorer._probe import Prober
 from agents.explorer._store import Store, Tip, store_name
 from penstock.chain._rpc import JsonRpc
 from penstock.chain.web3 import Web3Chain
@@ -44,6 +45,7 @@ class Options:
     confirmations: int
     poll: float
     rate_limit: int
+    probe: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,8 @@ async def _serve(context: Context, parts: Parts, options: Options) -> None:
         if context.json:
             emit_json({"url": url, "block": (await parts.store.tip() or Tip(0, "", 0)).number})
         talk(f"the market is at {url}; Ctrl-C stops the explorer")
-        web = app(parts.deployment, parts.store, indexer, per_minute=options.rate_limit, chat=chat)
+        prober = Prober(parts.store, parts.deployment, every=options.probe) if options.probe else None
+        web = app(parts.deployment, parts.store, indexer, prober=prober, per_minute=options.rate_limit, chat=chat)
         server = Server(web)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
@@ -233,7 +236,7 @@ async def demo(context: Context, options: Options) -> None:
         parts = Parts(stage.deployment, stage.chain, stage.rpc, Feed(stage.rpc, stage.deployment), store)
         playing = asyncio.create_task(stage.traffic.live())
         try:
-            await _serve(context, parts, options)
+            await _serve(context, parts, replace(options, probe=0))  # nobody stands behind the play's endpoints
         finally:
             playing.cancel()
             await asyncio.gather(playing, return_exceptions=True)

@@ -35,7 +35,8 @@ class Logged:
 
 
 class Decoder:
-    """For one deployment: which addresses to listen to, and how to read what they say."""
+    """For one deployment: which addresses to listen to, and how to read what they say. Whoever else is read is an
+    agent's wallet: all of them run AgentWallet, and `wallet` among an event's values says which it was."""
 
     def __init__(self, deployment: Deployment) -> None:
         self.contracts = {contract.address: name for name, contract in deployment.contracts.items()}
@@ -47,11 +48,14 @@ class Decoder:
 
     def read(self, log: Mapping[str, Any], timestamp: int) -> Logged:
         """ValueError where it is none of the known events: the committed ABIs are not those of the contracts."""
-        contract = self._by_address[log["address"].lower()]
+        contract = self._by_address.get(log["address"].lower(), "AgentWallet")
         shape = self._shapes[contract].get(log["topics"][0])
         if shape is None:
             raise ValueError(f"{contract} logged an event that its ABI does not have, in {log['transactionHash']}")
         block, index = int(log["blockNumber"], 16), int(log["logIndex"], 16)
+        values = shape.decode(log["topics"], log["data"])
+        if contract == "AgentWallet":
+            values["wallet"] = checksum(log["address"])
         return Logged(
             seq_of(block, index),
             block,
@@ -60,7 +64,7 @@ class Decoder:
             log["transactionHash"],
             contract,
             shape.name,
-            shape.decode(log["topics"], log["data"]),
+            values,
         )
 
 

@@ -13,6 +13,9 @@ from penstock.deployments import Deployment
 from penstock.errors import NodeUnavailable, WrongChain
 from penstock.types import hex32, unhex
 
+_ASKED = 500
+"""Wallets that one request names."""
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
@@ -60,9 +63,17 @@ class Feed:
                 raise NodeUnavailable(f"the node {self._rpc.shown} refused {answer}")
         return [None if answer is None else answer["hash"] for answer in answers]
 
-    async def events(self, first: int, last: int) -> list[Logged]:
-        """In the order of the chain. NodeUnavailable where the node does not tell."""
-        logs = await self._logs(first, last)
+    async def events(self, first: int, last: int, wallets: Iterable[str] = ()) -> list[Logged]:
+        """In the order of the chain, those of agents' `wallets` and of wallets that are made in these blocks among
+        them. NodeUnavailable where the node does not tell."""
+        found = await self._read(await self._logs(first, last, self._addresses))
+        made = {str(one.values["wallet"]) for one in found if one.name == "Created"}
+        addresses = sorted(made | set(wallets))
+        for at in range(0, len(addresses), _ASKED):
+            found += await self._read(await self._logs(first, last, addresses[at : at + _ASKED]))
+        return sorted(found, key=lambda one: one.seq)
+
+    async def _read(self, logs: list[dict[str, Any]]) -> list[Logged]:
         times = await self._timestamps(logs)
         return [self._decoder.read(log, times[log["blockHash"]]) for log in logs]
 
@@ -80,15 +91,15 @@ class Feed:
     async def coins(self, block_hash: str, account: str) -> int:
         return int(await self._ask("eth_getBalance", account, {"blockHash": block_hash}), 16)
 
-    async def _logs(self, first: int, last: int) -> list[dict[str, Any]]:
-        wanted = {"address": self._addresses, "fromBlock": hex(first), "toBlock": hex(last)}
+    async def _logs(self, first: int, last: int, addresses: Sequence[str]) -> list[dict[str, Any]]:
+        wanted = {"address": addresses, "fromBlock": hex(first), "toBlock": hex(last)}
         try:
             found: list[dict[str, Any]] = await self._rpc.call("eth_getLogs", wanted)
             return found
         except RpcError as error:
             if first < last:  # too many blocks or too many logs for this node
                 middle = (first + last) // 2
-                return [*await self._logs(first, middle), *await self._logs(middle + 1, last)]
+                return [*await self._logs(first, middle, addresses), *await self._logs(middle + 1, last, addresses)]
             raise NodeUnavailable(f"the node {self._rpc.shown} refused {error}; use another --rpc-url") from error
 
     async def _timestamps(self, logs: Iterable[dict[str, Any]]) -> dict[str, int]:

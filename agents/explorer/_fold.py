@@ -22,7 +22,7 @@ HOUR = 3600
 
 
 _NUMBERED = {"license": "licence", "token_id": "licence", "product": "product"}
-_SUBJECTS = ("id", "wallet", "offer_id", "provider", "account", "payee", "guardian", "token", "commitment")
+_SUBJECTS = ("wallet", "id", "offer_id", "provider", "account", "payee", "guardian", "token", "commitment")
 
 
 def subject(event: Logged) -> str:
@@ -275,8 +275,31 @@ class Fold(LicenceFold):
     # --- agents' wallets ---
 
     def _wallet_created(self, event: Logged, v: Values) -> None:
-        made = {"id": v["wallet"], "owner": v["owner"], "guardian": v["guardian"], "created_at": event.timestamp}
+        parties = {"id": v["wallet"], "owner": v["owner"], "guardian": v["guardian"]}
+        made = {**parties, "paused": False, "created_at": event.timestamp}
         self._rows.put(schema.wallets, made, fresh=True)
+
+    def _wallet_changed(self, _: Logged, v: Values) -> None:
+        wallet = self._rows.edit(schema.wallets, v["wallet"])
+        wallet |= {name: value for name, value in v.items() if name in wallet}
+
+    def _wallet_token(self, v: Values) -> Row:
+        key = (v["wallet"], v["token"])
+        if self._rows.find(schema.wallet_tokens, *key) is None:
+            zero = dict.fromkeys(("payment", "hour", "day", "week", "open", "spent"), 0)
+            return self._rows.put(schema.wallet_tokens, {"wallet": v["wallet"], "token": v["token"], **zero})
+        return self._rows.edit(schema.wallet_tokens, *key)
+
+    def _caps_changed(self, _: Logged, v: Values) -> None:
+        self._wallet_token(v).update({name: v[name] for name in ("payment", "hour", "day", "week")})
+
+    def _committed(self, _: Logged, v: Values) -> None:
+        self._wallet_token(v)["open"] += v["amount"]
+
+    def _released(self, _: Logged, v: Values) -> None:
+        row = self._wallet_token(v)
+        row["open"] -= v["committed"]
+        row["spent"] += v["spent"]
 
     # --- Staking ---
 
@@ -400,6 +423,12 @@ _RULES: dict[tuple[str, str], Callable[[Any, Logged, Values], None]] = {
     ("Registry", "OfferCreated"): Fold._offer_created,
     ("Registry", "OfferActiveChanged"): Fold._offer_active_changed,
     ("AgentWalletFactory", "Created"): Fold._wallet_created,
+    ("AgentWallet", "OwnershipTransferred"): Fold._wallet_changed,
+    ("AgentWallet", "GuardianChanged"): Fold._wallet_changed,
+    ("AgentWallet", "PauseChanged"): Fold._wallet_changed,
+    ("AgentWallet", "CapsChanged"): Fold._caps_changed,
+    ("AgentWallet", "Committed"): Fold._committed,
+    ("AgentWallet", "Released"): Fold._released,
     ("Staking", "Staked"): Fold._staked,
     ("Staking", "UnbondRequested"): Fold._unbond_requested,
     ("Staking", "UnbondCancelled"): Fold._unbond_cancelled,

@@ -88,7 +88,7 @@ class Indexer:
         while (number := tip.number if tip else self._first_block - 1) < target:
             last = min(number + self._span, target)
             before = await self._header(last, head)
-            events = await self._feed.events(number + 1, last)
+            events = await self._feed.events(number + 1, last, await self._store.wallets())
             if (await self._header(last, None)).hash != before.hash:
                 break  # the chain moved under us: the next round looks again
             reached = Tip(last, before.hash, before.timestamp)

@@ -80,6 +80,9 @@ class ProviderOut(_Out):
     challenges: int
     challenges_lost: int
     success: float
+    uptime_24h: float | None
+    """Share of this explorer's probes that it answered in the last 24 hours; null: it was not asked."""
+    uptime_7d: float | None
 
 
 class ProviderDetail(ProviderOut):
@@ -87,6 +90,35 @@ class ProviderDetail(ProviderOut):
     payers: int
     seconds_served: int
     earned: dict[str, Amount]
+
+
+class MeasuredOut(_Out):
+    """What published receipts say: a provider's own signed clock. Of its youngest 10,000 at most."""
+
+    offer_id: str | None
+    """null: of all its offers."""
+    model: str | None
+    answers: int
+    prompt_tokens: int
+    completion_tokens: int
+    ttft_p50_ms: int | None
+    """From taking a request to its first token."""
+    ttft_p95_ms: int | None
+    tokens_per_second_p50: float | None
+    """After the first."""
+    last_at: int
+
+
+class RefusedOut(_Out):
+    line: int
+    reason: str
+
+
+class PublishedOut(_Out):
+    taken: int
+    known: int
+    """That were here before."""
+    refused: list[RefusedOut]
 
 
 class OfferOut(_Out):
@@ -296,11 +328,27 @@ class BalanceOut(_Out):
     amount: Amount
 
 
+class WalletTokenOut(_Out):
+    """Caps on one token, a payment's and any hour's, day's and week's; the highest uint96 is no limit."""
+
+    token: str
+    payment: Amount
+    hour: Amount
+    day: Amount
+    week: Amount
+    open: Amount
+    """Committed to what is open, or not released yet."""
+    spent: Amount
+    """Since the wallet was made; of a stream that was stopped, what it may have cost at most."""
+
+
 class WalletOut(_Out):
     id: str
     owner: str
     guardian: str
+    paused: bool
     created_at: int
+    tokens: list[WalletTokenOut]
 
 
 class AccountOut(_Out):
@@ -311,7 +359,7 @@ class AccountOut(_Out):
     wallet: WalletOut | None
     """If it is an agent's wallet."""
     wallets: list[WalletOut]
-    """That were made for it."""
+    """That it owns."""
 
 
 class Hit(_Out):

@@ -20,6 +20,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from sqlalchemy import Connection
 
 from agents.explorer import _queries as queries
+from agents.explorer import _receipts as receipts
 from agents.explorer._indexer import Indexer
 from agents.explorer._live import Live
 from agents.explorer._queries import OfferFilter, Page, Row, SessionFilter
@@ -227,6 +228,8 @@ class Pages:
                 "streams": [queries.measured(one, now) for one in queries.streams(c, mine, limit=10).rows],
                 "channels": queries.channels(c, mine, limit=10).rows,
                 "faults": queries.faults(c, provider=id).rows,
+                "challenges": queries.challenges(c, provider=id).rows,
+                "measured": receipts.measured(c, id),
                 "events": queries.timeline(c, id)[-40:],
                 "chart": charts[0] if charts else None,
             }
@@ -353,6 +356,7 @@ class Pages:
                 "licences": queries.licences(c, licensee=found).rows,
                 "products": queries.products(c, publisher=found, active=None).rows,
                 "paying_channels": queries.channels(c, SessionFilter(payer=found)).rows,
+                "wallet_events": queries.events(c, subject=found, limit=30).rows if row["wallet"] else [],
             }
 
         return await self.render(request, "account.html", look, title=short(found))
@@ -377,10 +381,9 @@ class Pages:
         """What the API has, from its own description."""
         described = request.app.openapi()
         listed = [
-            {"path": path, **operation}
+            {"path": path, "method": method, **operation}
             for path, methods in described["paths"].items()
             for method, operation in methods.items()
-            if method == "get"
         ]
         return await self.render(request, "api.html", title="API", operations=listed)
 

@@ -6,6 +6,7 @@ Lists are paged by a cursor: the place after which the next page begins.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -213,6 +214,39 @@ def trades(connection: Connection, *, since: int, model: str = "", token: str = 
 # --- providers and offers ---
 
 
+KeyHistory = list[tuple[str, int, int | None]]
+"""Keys that a provider's receipts were signed with: key, first second, last second (None: still in force)."""
+
+
+def key_history(connection: Connection, provider: str) -> KeyHistory:
+    """Oldest first; empty where there is no such provider. In the second of a rotation both keys hold."""
+    e = schema.events
+    query = select(e.c.timestamp, e.c.body).where(
+        e.c.subject == provider, e.c.contract == "Registry", e.c.name.in_(("ProviderRegistered", "SignerChanged"))
+    )
+    found = connection.execute(query.order_by(e.c.seq)).all()
+    until = [*(row.timestamp for row in found[1:]), None]
+    return [(json.loads(row.body)["signer"], row.timestamp, end) for row, end in zip(found, until, strict=False)]
+
+
+def _uptime(connection: Connection, providers: Sequence[str]) -> dict[str, Row]:
+    """By provider, the share of probes that it answered in the last day and week, in whole hours; None where it was
+    not asked."""
+    table, now = schema.uptime, int(time.time())
+    query = select(table).where(table.c.provider.in_(providers), table.c.hour > now - 7 * DAY)
+    counts = {provider: {DAY: [0, 0], 7 * DAY: [0, 0]} for provider in providers}
+    for row in _rows(connection, query):
+        for seconds, count in counts[row["provider"]].items():
+            if row["hour"] > now - seconds:
+                count[0] += row["up"]
+                count[1] += row["asked"]
+    names = {DAY: "uptime_24h", 7 * DAY: "uptime_7d"}
+    return {
+        provider: {names[seconds]: up / asked if asked else None for seconds, (up, asked) in found.items()}
+        for provider, found in counts.items()
+    }
+
+
 def _in_use(connection: Connection, column: str) -> dict[str, int]:
     """Sessions that money flows in at the last block, by `offer_id` or `provider`."""
     tip = tip_of(connection)
@@ -245,7 +279,11 @@ def providers(
     offset = int(after or 0)
     rows = _rows(connection, query.order_by(table.c.stake.desc(), table.c.id).offset(offset).limit(limit + 1))
     used = _in_use(connection, "provider")
-    found = [{**row, "success": success(row), "open_sessions": used.get(row["id"], 0)} for row in rows[:limit]]
+    up = _uptime(connection, [row["id"] for row in rows[:limit]])
+    found = [
+        {**row, "success": success(row), "open_sessions": used.get(row["id"], 0), **up[row["id"]]}
+        for row in rows[:limit]
+    ]
     return Page(found, str(offset + limit) if len(rows) > limit else None)
 
 
@@ -267,6 +305,7 @@ def provider(connection: Connection, id: str) -> Row | None:
         **row,
         "success": success(row),
         "open_sessions": _in_use(connection, "provider").get(id, 0),
+        **_uptime(connection, [id])[id],
         "streams": streams_count,
         "payers": payers,
         "seconds_served": int(seconds or 0),
@@ -543,12 +582,18 @@ def account(connection: Connection, address: str) -> Row:
         "balances": held,
         "spent": {token: amount for token, amount in spent.items() if amount},
         "provider": provider(connection, address),
-        "wallet": _row(connection, select(schema.wallets).where(schema.wallets.c.id == address)),
-        "wallets": _rows(
-            connection,
-            select(schema.wallets).where(schema.wallets.c.owner == address).order_by(schema.wallets.c.created_at),
-        ),
+        "wallet": next(iter(_wallets(connection, schema.wallets.c.id == address)), None),
+        "wallets": _wallets(connection, schema.wallets.c.owner == address),
     }
+
+
+def _wallets(connection: Connection, condition: ColumnElement[bool]) -> list[Row]:
+    """Agents' wallets, oldest first, with their caps and what was spent of each token."""
+    w, t = schema.wallets, schema.wallet_tokens
+    found = _rows(connection, select(w).where(condition).order_by(w.c.created_at, w.c.id))
+    of = select(t).where(t.c.wallet.in_([row["id"] for row in found])).order_by(t.c.token)
+    tokens = _rows(connection, of)
+    return [{**row, "tokens": [one for one in tokens if one["wallet"] == row["id"]]} for row in found]
 
 
 def search(connection: Connection, text: str, limit: int = 20) -> list[Row]:

@@ -12,7 +12,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, Nu
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-SCHEMA = "1"
+SCHEMA = "2"
 """Changes with the tables. A store of another schema is emptied and filled again: all of it comes from the chain."""
 
 LOG_BITS = 20
@@ -320,12 +320,61 @@ wallets = Table(
     Column("id", String, primary_key=True),
     Column("owner", String, nullable=False, index=True),
     Column("guardian", String, nullable=False),
+    Column("paused", Boolean, nullable=False),
     Column("created_at", BigInteger, nullable=False),
 )
-"""Agents' wallets, as their factory made them: the owner may have changed since."""
+"""Agents' wallets that their factory has made."""
+
+wallet_tokens = Table(
+    "wallet_tokens",
+    metadata,
+    Column("wallet", String, primary_key=True),
+    Column("token", String, primary_key=True),
+    Column("payment", Amount, nullable=False),
+    Column("hour", Amount, nullable=False),
+    Column("day", Amount, nullable=False),
+    Column("week", Amount, nullable=False),
+    Column("open", Amount, nullable=False),
+    Column("spent", Amount, nullable=False),
+)
+"""A wallet's caps on one token, base units; what its keys have committed and the wallet has not released yet (`open`),
+and what of the released it counted as spent since it was made."""
 
 DERIVED = (
     *(providers, offers, streams, channels, balances, faults, challenges, hours, trades),
-    *(products, licences, wallets),
+    *(products, licences, wallets, wallet_tokens),
 )
 """What is folded from `events`, and follows a reorganisation by `undo`."""
+
+# --- what is not on the chain: it outlives a store that is filled anew ---
+
+heard = MetaData()
+
+receipts = Table(
+    "receipts",
+    heard,
+    Column("session_id", String, primary_key=True),
+    Column("start", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", String, nullable=False),
+    Column("provider", String, nullable=False),
+    Column("offer_id", String, nullable=False),
+    Column("signer", String, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("accepted_at", BigInteger, nullable=False),
+    Column("first_token_at", BigInteger, nullable=False),
+    Column("finished_at", BigInteger, nullable=False),
+    Index("receipts_by_provider", "provider", "finished_at"),
+)
+"""Published by consumers. `signer`: the key that signed. Times are milliseconds by the provider's clock."""
+
+uptime = Table(
+    "uptime",
+    heard,
+    Column("provider", String, primary_key=True),
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),
+    Column("asked", Integer, nullable=False),
+    Column("up", Integer, nullable=False),
+)
+"""How often a provider was asked in an hour (its first second), and how often it answered."""

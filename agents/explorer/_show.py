@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from penstock.accrual import RATE_SCALE
+from penstock.caps import NO_LIMIT
 from penstock.types import NATIVE
 from penstock.units import format_amount
 
@@ -50,6 +51,10 @@ class Show:
         exact = format_amount(amount, self.decimals(token), self.symbol(token))
         number, _, unit = self.plain(amount, token, digits).partition(" ")
         return Markup('<span title="{}">{} <span class="unit">{}</span></span>').format(exact, number, unit)
+
+    def cap(self, amount: int, token: str) -> Markup:
+        """The most that a wallet's keys may spend."""
+        return Markup("no limit") if amount == NO_LIMIT else self.amount(amount, token)
 
     def rate(self, rate: int, token: str) -> Markup:
         """What a second costs."""

@@ -68,6 +68,8 @@ class Store:
         self._rows_of: Tip | None = None
         """After which block the rows at hand are true; None: they are not."""
         self._fold = Fold(self._rows, address(deployment.contracts["Staking"].arguments["asset"]))
+        self.noted = 0
+        """Counts what this process has noted beside the chain."""
         self._thread = ThreadPoolExecutor(1, "explorer-store")
         self._readers = ThreadPoolExecutor(_READERS, "explorer-read")
 
@@ -109,6 +111,10 @@ class Store:
         """Blocks that may still be reorganised and were kept, youngest first: (number, hash)."""
         query = select(schema.blocks.c.number, schema.blocks.c.hash).order_by(schema.blocks.c.number.desc())
         return await self.read(lambda c: [(number, block_hash) for number, block_hash in c.execute(query)])
+
+    async def wallets(self) -> list[str]:
+        """Agents' wallets, which say what happens to them themselves."""
+        return await self.read(lambda c: list(c.scalars(select(schema.wallets.c.id))))
 
     # --- writing ---
 
@@ -176,6 +182,11 @@ class Store:
     async def add_tokens(self, tokens: Sequence[Token]) -> None:
         rows = [{"address": t.address, "symbol": t.symbol, "decimals": t.decimals} for t in tokens]
         await self._write(lambda connection: upsert(connection, schema.tokens, rows))
+
+    async def note(self, write: Callable[[Connection], None]) -> None:
+        """Write what is not of the chain, in one transaction."""
+        await self._write(write)
+        self.noted += 1
 
     async def _write(self, write: Callable[[Connection], T]) -> T:
         def run() -> T:
@@ -265,7 +276,7 @@ def _engine(url: str, deployment: Deployment, *, writing: bool) -> Engine:
         connection.isolation_level = None  # we say ourselves when transactions begin
         connection.execute("PRAGMA busy_timeout = 30000")
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")  # what a power cut takes away is read again from the chain
+        connection.execute("PRAGMA synchronous = FULL")  # published receipts are kept once they are acknowledged
         if not writing:
             connection.execute("PRAGMA query_only = ON")
 
@@ -289,6 +300,7 @@ def _prepare(engine: Engine, deployment: Deployment) -> None:
             raise ConfigError(
                 "the explorer's database is of another deployment: name another --db, or another --deployment"
             )
+        schema.heard.create_all(connection)
         if found.get("schema") != schema.SCHEMA:
             schema.metadata.drop_all(connection)
             schema.metadata.create_all(connection)

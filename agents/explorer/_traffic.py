@@ -17,6 +17,8 @@ from typing import Any
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
+from penstock.caps import Caps
+from penstock.chain import wallet_calls
 from penstock.chain._rpc import JsonRpc
 from penstock.chain.web3 import Web3Chain
 from penstock.errors import Reverted
@@ -38,7 +40,7 @@ from penstock.licences import (
 from penstock.reporting import bring
 from penstock.types import NATIVE, Address, Offer, OfferId, Service, StreamKey, Terms, Voucher, hex32
 from penstock.units import parse_amount, parse_rate
-from penstock.wallets import Beginning
+from penstock.wallets import Beginning, Grant
 from penstock.wire.eip712 import voucher_digest
 from penstock.wire.receipts import NOTHING, Receipt, output_hash, request_hash
 
@@ -411,8 +413,28 @@ class Traffic:
         await self._chain.publish(second, kit, (COIN // 40, COIN // 10, COIN // 4), Release(Version(0, 9, 1)))
         listing = Listing("Street names of Europe", Item.DATA, Category.UTILITY, Kind.USAGE, NATIVE, unit=1_000)
         await self._chain.publish(first, listing, (COIN // 100, 0, 0), Release(Version(2, 0, 0)))
-        await self._chain.create_wallet(first, Beginning(first.address, second.address))
+        await self._give_a_wallet(first, second)
         self._products = [*await self._chain.products_of(first.address), *await self._chain.products_of(second.address)]
+
+    async def _give_a_wallet(self, owner: LocalAccount, guardian: LocalAccount) -> None:
+        """An agent gets a wallet with caps and some money, and its key buys a little: one stream ends, one goes on."""
+        draw, provider = random.Random(owner.address), self._providers[2]
+        agent, *sessions = (LocalAccount(draw.randbytes(32)) for _ in range(3))
+        await self._rpc.call("anvil_setBalance", agent.address, hex(COIN))
+        caps = Caps(payment=2 * DOLLAR, hour=6 * DOLLAR, day=20 * DOLLAR)
+        limits = ((self._dollar, caps), (NATIVE, Caps(COIN // 100, COIN // 20, COIN // 10, COIN // 2)))
+        grants = (Grant(agent.address, self._now + 30 * 86_400),)
+        beginning = Beginning(owner.address, guardian.address, limits, grants)
+        await self._chain.create_wallet(owner, beginning)
+        wallet = await self._chain.wallet_address(beginning)
+        await self._mint(wallet, 50 * DOLLAR)
+        offer, payee = provider.offers[0], provider.account.address
+        for ends, session in zip((True, False), sessions, strict=True):
+            key = StreamKey(wallet, payee, self._dollar, session.address, OfferId(offer.id))
+            await self._chain.at_wallet(agent, wallet, wallet_calls.open(key, offer.terms.rate, 240))
+            if ends:
+                await self._advance(20)
+                await self._chain.at_wallet(agent, wallet, wallet_calls.cancel(key))
 
     async def _license(self) -> None:
         """Somebody buys the next product's licence; of those in turn some give it back, lose, renew or review it."""

@@ -36,6 +36,9 @@ def serve(
     confirmations: Annotated[int, typer.Option(min=0, help="Blocks that must follow before a block is read.")] = 0,
     poll: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks at the chain.")] = 1,
     rate_limit: Annotated[int, typer.Option(min=0, help="Requests a minute of each client; 0: any number.")] = 600,
+    probe: Annotated[
+        float, typer.Option(min=0, help="Seconds between two looks whether providers are up; 0: none.")
+    ] = 60,
     demo: Annotated[
         bool, typer.Option("--demo", help="On a chain of its own, with an hour of made-up traffic to look at.")
     ] = False,
@@ -46,7 +49,7 @@ def serve(
         return
     from agents.explorer import _commands
 
-    options = _commands.Options(db, host, port, gateway, payer, confirmations, poll, rate_limit)
+    options = _commands.Options(db, host, port, gateway, payer, confirmations, poll, rate_limit, probe)
     _commands.context_of(ctx).run(lambda context: (_commands.demo if demo else _commands.serve)(context, options))
 
 

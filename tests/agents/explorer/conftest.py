@@ -54,6 +54,10 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return cluster.url(name)
 
 
+on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
+"""Of what does not depend on the database: its SQL is run on both elsewhere."""
+
+
 @pytest.fixture(scope="session")
 def eventful(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """anvil's state after a quarter of an hour on the market; made once a run."""

@@ -14,14 +14,12 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 
 from agents.explorer._app import Server, app
-from agents.explorer._asgi import RateLimit
+from agents.explorer._asgi import Buckets
 from agents.explorer._indexer import Indexer
 from penstock.accrual import StreamState
 from penstock.types import NATIVE, StreamId
-from tests.agents.explorer.conftest import Rig
+from tests.agents.explorer.conftest import Rig, on_sqlite
 from tests.market import until
-
-on_sqlite = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 
 
 @asynccontextmanager
@@ -161,13 +159,13 @@ async def test_each_client_has_its_limit(rig: Rig) -> None:
 
 def test_a_bucket_fills_again() -> None:
     now = [0.0]
-    limit = RateLimit(lambda *_: None, 60, lambda: now[0])  # type: ignore[arg-type,return-value]
-    assert [limit._take("a") <= 0 for _ in range(16)] == [True] * 15 + [False]
-    assert limit._take("b") <= 0
-    assert 0 < limit._take("a") <= 1
+    limit = Buckets(60, lambda: now[0])
+    assert [limit.take("a") <= 0 for _ in range(16)] == [True] * 15 + [False]
+    assert limit.take("b") <= 0
+    assert 0 < limit.take("a") <= 1
     now[0] += 1
-    assert limit._take("a") <= 0
-    assert limit._take("a") > 0
+    assert limit.take("a") <= 0
+    assert limit.take("a") > 0
 
 
 @on_sqlite

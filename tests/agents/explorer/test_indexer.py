@@ -21,7 +21,7 @@ from agents.explorer._store import Store
 from agents.explorer._traffic import Traffic
 from penstock.accrual import flow
 from penstock.errors import ConfigError, NodeUnavailable, NotFound
-from tests.agents.explorer.conftest import Rig
+from tests.agents.explorer.conftest import Rig, on_sqlite
 from tests.market import until
 
 
@@ -53,18 +53,23 @@ async def test_a_back_fill_is_what_the_chain_says(rig: Rig) -> None:
     assert {"Opened", "ToppedUp", "Withdrawn", "Closed", "KeeperPaid"} <= {name for _, name in kinds}
     assert {"Licensed", "Completed", "Refunded", "Revoked", "Renewed", "Reviewed"} <= {name for _, name in kinds}
     assert {"ChannelOpened", "ChannelSettled", "ChannelClosed", "FaultProven", "Slashed"} <= {n for _, n in kinds}
+    assert {"CapsChanged", "Committed", "Released", "KeyChanged"} <= {
+        n for contract, n in kinds if contract == "AgentWallet"
+    }
     assert {name: len(rows) > 0 for name, rows in found.items() if name != "challenges"} == dict.fromkeys(
         (t.name for t in (*schema.DERIVED, schema.events) if t is not schema.challenges), True
     )
 
 
 @pytest.mark.parametrize("span", [3, 17])
+@on_sqlite
 async def test_small_ranges_give_the_same_store(rig: Rig, tmp_path: Path, span: int) -> None:
     await rig.another(span=span).sync()
     await assert_true(rig)
     await assert_as_if_read_at_once(rig, tmp_path)
 
 
+@on_sqlite
 async def test_a_reorganisation_of_ten_blocks_is_undone(rig: Rig, tmp_path: Path) -> None:
     await rig.live()
     await rig.another(span=3).sync()
@@ -90,6 +95,7 @@ async def test_every_depth_of_a_reorganisation(rig: Rig, tmp_path: Path) -> None
     await assert_true(rig)
 
 
+@on_sqlite
 async def test_the_edge_of_what_can_be_undone(rig: Rig, tmp_path: Path) -> None:
     """Reorganisations a little less deep, as deep, and deeper than the changes that are kept."""
     indexer = rig.another(depth=6)
@@ -114,6 +120,7 @@ async def test_a_chain_that_began_anew_is_read_anew(rig: Rig, tmp_path: Path) ->
     await assert_as_if_read_at_once(rig, tmp_path)
 
 
+@on_sqlite
 async def test_an_outage_and_a_reorganisation_while_the_market_goes_on(rig: Rig, tmp_path: Path) -> None:
     """The indexer runs by itself all the time: money moves, the node goes away, comes back, and ten blocks change."""
     traffic = Traffic(rig.chain, rig.rpc, rig.deployment.tokens["TUSD"], seed=7)
@@ -141,6 +148,7 @@ async def test_an_outage_and_a_reorganisation_while_the_market_goes_on(rig: Rig,
     await assert_as_if_read_at_once(rig, tmp_path)
 
 
+@on_sqlite
 async def test_a_node_that_lags_is_waited_for(rig: Rig) -> None:
     await rig.indexer.sync()
     tip = await rig.store.tip()
@@ -161,12 +169,13 @@ async def test_a_node_that_lags_is_waited_for(rig: Rig) -> None:
     assert await rig.store.tip() == tip
 
 
+@on_sqlite
 async def test_events_that_a_node_left_out_are_not_swallowed(rig: Rig) -> None:
     """Some public nodes do that. Nothing is stored, and the next try starts from the same block."""
 
     class Forgetful(Feed):
-        async def events(self, first: int, last: int) -> Any:
-            return [one for one in await super().events(first, last) if one.name != "Opened"]
+        async def events(self, first: int, last: int, wallets: Any = ()) -> Any:
+            return [one for one in await super().events(first, last, wallets) if one.name != "Opened"]
 
     forgetful = Forgetful(rig.rpc, rig.deployment)
     indexer = Indexer(forgetful, rig.chain, rig.store, first_block=rig.deployment.first_block)
@@ -212,6 +221,7 @@ async def test_a_killed_indexer_goes_on_where_it_was(rig: Rig, tmp_path: Path, d
     await assert_as_if_read_at_once(rig, tmp_path)
 
 
+@on_sqlite
 async def test_the_check_finds_what_is_wrong(rig: Rig, database: str) -> None:
     with pytest.raises(NotFound, match="is empty"):
         await check(rig.store, rig.feed, rig.deployment)
@@ -234,6 +244,7 @@ async def test_the_check_finds_what_is_wrong(rig: Rig, database: str) -> None:
         await assert_true(rig)
 
 
+@on_sqlite
 async def test_coins_that_came_past_the_functions_are_a_surplus(rig: Rig) -> None:
     rig.node.set_balance(rig.deployment.stream_pay, 10**21)
     rig.node.mine()

@@ -111,17 +111,11 @@ async def test_pages_fit_a_phone_are_light_and_name_everything(rig: Rig, browser
         paths += ["/events", "/faults", "/search?q=llama", "/chat", "/api", "/nowhere"]
         page = await opened(browser, url, size=PHONE, theme="dark")
         for path in paths:
-            weight = 0
-
-            async def weigh(response: Any) -> None:
-                nonlocal weight
-                if "/api/v1/live" not in response.url:
-                    weight += len(await response.body())
-
-            page.on("response", weigh)
+            came: list[Any] = []
+            page.on("response", lambda response, came=came: came.append(response))
             await page.goto(path)
             await page.wait_for_load_state("load")
-            page.remove_listener("response", weigh)
+            weight = sum([len(await one.body()) for one in list(came) if "/api/v1/live" not in one.url])
             assert weight < 200_000, path
             wider = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
             assert wider <= 0, f"{path} is {wider} px wider than a phone"
