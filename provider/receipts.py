@@ -31,7 +31,7 @@ from penstock.wire.receipts import (
 )
 from penstock.wire.words import keccak
 from provider.market import Seller
-from provider.store import Last, Session, Store, Stored, Usage
+from provider.store import Last, NotOurs, Session, SlotsTaken, Store, Stored, Usage
 
 log = structlog.get_logger("provider.receipts")
 
@@ -168,8 +168,10 @@ class Job:
 
     @property
     def refused(self) -> bool:
-        """Whether nothing was accepted: no receipt is owed."""
-        return self._kept.done() and not self._kept.cancelled() and self._kept.exception() is not None
+        """Whether others have the stream or the slots, and nothing was accepted: no receipt is owed. A disk that took
+        nothing is no refusal: nothing may be served then."""
+        done = self._kept.done() and not self._kept.cancelled()
+        return done and isinstance(self._kept.exception(), (SlotsTaken, NotOurs))
 
     async def accepted(self) -> str:
         """The signed accept, once it is on the disk."""

@@ -220,6 +220,8 @@ class Gateway:
                 return GatewayUnreachable(f"{self.endpoint} connected but does not answer; {choose}")
             case httpx.ConnectTimeout():
                 return GatewayUnreachable(f"{self.endpoint} did not connect in {self._waits.connect:g} s; {choose}")
+            case httpx.ReadError() | httpx.WriteError():
+                return GatewayUnreachable(f"{self.endpoint} hung up without an answer; {choose}")
             case httpx.RemoteProtocolError() if "without sending a response" in str(error):
                 return GatewayUnreachable(f"{self.endpoint} hung up without an answer; {choose}")
             case httpx.RemoteProtocolError() if "incomplete" in str(error) or "closed" in str(error):

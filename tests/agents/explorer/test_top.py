@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 import pytest
@@ -22,7 +23,12 @@ def words(app: Top) -> str:
 
 
 async def command(pilot: Pilot[None], text: str) -> None:
-    await pilot.press("slash", *("space" if c == " " else c for c in text), "enter")
+    line = pilot.app.query_one("#command", Input)
+    for keys, typing in ((["slash"], True), ([*("space" if c == " " else c for c in text), "enter"], False)):
+        await pilot.press(*keys)
+        async with asyncio.timeout(20):
+            while line.has_focus is not typing:
+                await pilot.pause(0.01)
 
 
 async def settled(pilot: Pilot[None]) -> str:
