@@ -299,7 +299,6 @@ class Top(App[None]):
     async def _commanded(self, event: Input.Submitted) -> None:
         word, _, rest = event.value.strip().removeprefix("/").partition(" ")
         rest = rest.strip()
-        self.action_leave()
         wrong = ""
         match word.lower():
             case "":
@@ -322,6 +321,7 @@ class Top(App[None]):
                 self.exit()
             case _:
                 wrong = f"there is no command {word}: model, payer, open, all, quit"
+        self.action_leave()  # now: a table that gets the focus brings its pane to the front
         await self.refresh_rows()
         if wrong:
             self._say(wrong)

@@ -65,8 +65,10 @@ async def test_keys_move_between_the_panels(rig: Rig, top: Top) -> None:
 async def test_streams_flow_and_can_be_narrowed(rig: Rig, top: Top) -> None:
     await rig.indexer.sync()
     async with top.run_test(size=SIZE) as pilot:
+        await settled(pilot)
         await command(pilot, "all")
         await settled(pilot)
+        assert top.pane == "streams"
         table = top.query_one("#streams-table", DataTable)
         every = table.row_count
         assert every > 10
