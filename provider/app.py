@@ -45,13 +45,14 @@ from provider.market import Seller
 from provider.metrics import Metrics, gauge, gauges
 from provider.openapi import complete
 from provider.payouts import Payouts, due_of, vouchers_due
+from provider.places import reason
 from provider.projection import Clock, Projection
 from provider.receipts import Receipts
 from provider.sessions import Sessions
 from provider.settings import Settings
 from provider.skills.app import add_routes
 from provider.skills.licensing import Licensing
-from provider.store import DRAIN, Store, Usage, reason
+from provider.store import DRAIN, Store, Usage
 
 log = structlog.get_logger("provider")
 

@@ -23,7 +23,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from penstock.types import OfferId, StreamId
 from provider.asgi import Receive, Scope, Send
 from provider.errors import ApiError
-from provider.store import NotOurs, Store, reason
+from provider.places import reason
+from provider.store import NotOurs, Store
 
 log = structlog.get_logger("provider.cluster")
 

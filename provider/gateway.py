@@ -37,10 +37,11 @@ from provider.errors import ApiError, unwritable
 from provider.limits import Buckets, Queue
 from provider.market import Seller
 from provider.metrics import Metrics
+from provider.places import reason
 from provider.receipts import Answered, Job, Receipts
 from provider.sessions import Sessions
 from provider.settings import Settings
-from provider.store import NotOurs, Session, SlotsTaken, Usage, reason
+from provider.store import NotOurs, Session, SlotsTaken, Usage
 
 log = structlog.get_logger("provider.gateway")
 

@@ -28,11 +28,12 @@ from provider.engines.upstream import UpstreamEngine
 from provider.engines.vllm import VllmEngine
 from provider.market import Say
 from provider.metrics import serving as serving_metrics
+from provider.places import is_url
 from provider.receipts import domain_of
 from provider.server import Server
 from provider.settings import BUNDLED_MODEL, Settings, named
 from provider.skills.licensing import open_licensing
-from provider.store import Store, is_url
+from provider.store import Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ come together share a transaction.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from sqlalchemy import (
-    URL,
     BigInteger,
     Boolean,
     Column,
@@ -35,19 +33,15 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
-    create_engine,
     delete,
-    event,
     func,
     insert,
-    make_url,
     or_,
     select,
     text,
     true,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from penstock.errors import ConfigError
@@ -61,6 +55,7 @@ from penstock.types import (
     StreamKey,
 )
 from penstock.wire.receipts import Accept, Receipt
+from provider.places import connect_to, inserts, is_url, own, reason, show_place
 
 SCHEMA = "1"
 DRAIN = "drain"
@@ -349,7 +344,7 @@ class Store:
         """`place`: a file, or a PostgreSQL URL. `owner` says whose state it is (chain, contract, provider). ConfigError
         where it is another's, is in use, or cannot be written."""
         shown = show_place(place)
-        lock = None if is_url(place) else _own(Path(place))
+        lock = None if is_url(place) else own(Path(place))
         engine = None
         try:
             engine = connect_to(place)
@@ -848,65 +843,6 @@ def write_control(place: str, name: str, value: str) -> None:
         raise ConfigError(f"{show_place(place)} cannot be written ({reason(error)})") from None
     finally:
         engine.dispose()
-
-
-# --- places --------------------------------------------------------------------------------------
-
-
-def is_url(place: str | Path) -> bool:
-    return isinstance(place, str) and place.startswith(("postgresql://", "postgres://"))
-
-
-def show_place(place: str | Path) -> str:
-    """Without its password."""
-    return make_url(str(place)).render_as_string(hide_password=True) if is_url(place) else str(place)
-
-
-def connect_to(place: str | Path) -> Engine:
-    """ConfigError where the driver is missing or the URL is none."""
-    if not is_url(place):
-        engine = create_engine(URL.create("sqlite", database=str(place)))
-        event.listen(engine, "connect", _configure)
-        return engine
-    try:
-        url = make_url(str(place)).set(drivername="postgresql+psycopg")
-        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
-    except ModuleNotFoundError:
-        raise ConfigError("PostgreSQL needs its driver: pip install 'penstock[provider,postgres]'") from None
-    except ValueError:
-        raise ConfigError("--state is no PostgreSQL URL: postgresql://USER:PASSWORD@HOST/DATABASE") from None
-
-
-def inserts(engine: Engine) -> Callable[[Table], Any]:
-    """`insert` with `on_conflict_...`, which the two databases have alike."""
-    return postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-
-
-def _own(path: Path) -> int:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(f"cannot write the state file {path}: {error.strerror}") from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise ConfigError(f"another provider process uses {path}: stop it, or name another --state") from None
-    return lock
-
-
-def reason(error: Exception) -> str:
-    """In one line, without the statement and its values: what a log may say."""
-    said = str(getattr(error, "orig", None) or error).strip().splitlines()
-    return said[0] if said else type(error).__name__
-
-
-def _configure(connection: Any, _: Any) -> None:
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
 
 
 _SAID = [each.name for each in fields(Receipt) if each.name not in {each.name for each in fields(Accept)}]

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from eth_abi.abi import decode
-from eth_utils.crypto import keccak
-
 from agents.explorer._schema import seq_of
 from penstock.chain import abi
-from penstock.chain._codec import canonical, checksum
+from penstock.chain._codec import EventShape, checksum
 from penstock.deployments import Deployment
-from penstock.types import hex32, unhex
+from penstock.types import hex32
 
 Values = dict[str, Any]
 
@@ -42,7 +39,7 @@ class Decoder:
         self.contracts = {contract.address: name for name, contract in deployment.contracts.items()}
         self._by_address = {address.lower(): name for address, name in self.contracts.items()}
         self._shapes = {
-            name: {shape.topic: shape for e in abi.load(name) if e["type"] == "event" for shape in [_Shape.of(e)]}
+            name: {shape.topic: shape for e in abi.load(name) if e["type"] == "event" for shape in [EventShape.of(e)]}
             for name in self.contracts.values()
         }
 
@@ -53,7 +50,7 @@ class Decoder:
         if shape is None:
             raise ValueError(f"{contract} logged an event that its ABI does not have, in {log['transactionHash']}")
         block, index = int(log["blockNumber"], 16), int(log["logIndex"], 16)
-        values = shape.decode(log["topics"], log["data"])
+        values = _values(shape, log)
         if contract == "AgentWallet":
             values["wallet"] = checksum(log["address"])
         return Logged(
@@ -68,46 +65,11 @@ class Decoder:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    name: str
-    topic: str
-    indexed: tuple[tuple[str, Callable[[str], Any]], ...]
-    plain: tuple[tuple[str, Callable[[str], Any]], ...] | None
-    """None: not all of one word, so that eth_abi must look."""
-    inputs: tuple[Mapping[str, Any], ...]
-
-    @classmethod
-    def of(cls, entry: Mapping[str, Any]) -> _Shape:
-        inputs = entry["inputs"]
-        topic = "0x" + keccak(text=f"{entry['name']}({','.join(canonical(i) for i in inputs)})").hex()
-        unindexed = tuple(i for i in inputs if not i["indexed"])
-        simple = all(i["type"] in _WORDS for i in unindexed)
-        return cls(
-            entry["name"],
-            topic,
-            tuple((i["name"], _WORDS[i["type"]]) for i in inputs if i["indexed"]),
-            tuple((i["name"], _WORDS[i["type"]]) for i in unindexed) if simple else None,
-            unindexed,
-        )
-
-    def decode(self, topics: list[str], data: str) -> Values:
-        values: Values = {name: read(topic[2:]) for (name, read), topic in zip(self.indexed, topics[1:], strict=True)}
-        if self.plain is not None:
-            for place, (name, read) in enumerate(self.plain):
-                values[name] = read(data[2 + 64 * place : 66 + 64 * place])
-        else:
-            found = decode([canonical(i) for i in self.inputs], unhex(data))
-            values.update({i["name"]: _plain(i, value) for i, value in zip(self.inputs, found, strict=True)})
-        return values
-
-
-_WORDS: dict[str, Callable[[str], Any]] = {
-    "address": lambda word: checksum("0x" + word[24:]),
-    "bytes32": lambda word: "0x" + word,
-    "bool": lambda word: int(word, 16) == 1,
-    **{f"uint{bits}": lambda word: int(word, 16) for bits in range(8, 257, 8)},
-}
+def _values(shape: EventShape, log: Mapping[str, Any]) -> Values:
+    values = shape.decode(log["topics"], log["data"])
+    if shape.plain is None:
+        values |= {one["name"]: _plain(one, values[one["name"]]) for one in shape.unindexed}
+    return values
 
 
 def _plain(parameter: Mapping[str, Any], value: Any) -> Any:

@@ -8,10 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from eth_utils.crypto import keccak
-
-from penstock.chain import abi
-from penstock.chain._codec import canonical, checksum
+from penstock.chain._codec import checksum, event_shapes
 from penstock.types import Address, MarketChanges, OfferId
 
 _OFFERS = ("OfferCreated", "OfferActiveChanged")
@@ -27,10 +24,8 @@ def topics() -> dict[str, bool]:
     """Of every event that changes the market: whether its first indexed parameter is an offer (or a provider)."""
     found = {}
     for contract, names in (("Registry", _OFFERS + _PROVIDERS), ("Staking", _STAKES)):
-        for entry in abi.load(contract):
-            if entry["type"] == "event" and entry["name"] in names:
-                signature = f"{entry['name']}({','.join(canonical(one) for one in entry['inputs'])})"
-                found["0x" + keccak(text=signature).hex()] = entry["name"] in _OFFERS
+        for topic, shape in event_shapes(contract, names).items():
+            found[topic] = shape.name in _OFFERS
     return found
 
 

@@ -8,11 +8,12 @@ from functools import cache, lru_cache
 from typing import Any
 
 from eth_abi.abi import decode, encode
+from eth_abi.exceptions import DecodingError
 from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 
 from penstock.chain import abi
-from penstock.types import Address
+from penstock.types import Address, Place, hex32, unhex
 
 
 @lru_cache(maxsize=65_536)
@@ -51,37 +52,65 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class EventShape:
-    """An event whose parameters are all one word long, which all of StreamPay's are."""
+    """An event. Its indexed parameters are all one word long, which all of ours are."""
 
     name: str
     topic: str
     indexed: tuple[tuple[str, Callable[[str], Any]], ...]
-    plain: tuple[tuple[str, Callable[[str], Any]], ...]
+    plain: tuple[tuple[str, Callable[[str], Any]], ...] | None
+    """None: not all of one word, so that eth_abi must look."""
+    unindexed: tuple[Mapping[str, Any], ...]
+    """As the ABI has them."""
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> EventShape:
         inputs = entry["inputs"]
         topic = "0x" + keccak(text=f"{entry['name']}({','.join(canonical(i) for i in inputs)})").hex()
-        indexed = tuple((i["name"], _WORDS[i["type"]]) for i in inputs if i["indexed"])
-        plain = tuple((i["name"], _WORDS[i["type"]]) for i in inputs if not i["indexed"])
-        return cls(entry["name"], topic, indexed, plain)
+        unindexed = tuple(i for i in inputs if not i["indexed"])
+        simple = all(i["type"] in _WORDS for i in unindexed)
+        return cls(
+            entry["name"],
+            topic,
+            tuple((i["name"], _WORDS[i["type"]]) for i in inputs if i["indexed"]),
+            tuple((i["name"], _WORDS[i["type"]]) for i in unindexed) if simple else None,
+            unindexed,
+        )
 
     def decode(self, topics: Sequence[str], data: str) -> dict[str, Any]:
-        """The parameters by name. ValueError where the log is not of this shape."""
-        if len(topics) != len(self.indexed) + 1 or len(data) != 2 + 64 * len(self.plain):
+        """The parameters by name: addresses checksummed, bytes32 as 0x and hex; structs and arrays as eth_abi gives
+        them. ValueError where the log is not of this shape."""
+        fits = self.plain is None or len(data) == 2 + 64 * len(self.plain)
+        if len(topics) != len(self.indexed) + 1 or not fits:
             raise ValueError(f"no log of {self.name}")
         values = {name: read(topic[2:]) for (name, read), topic in zip(self.indexed, topics[1:], strict=True)}
-        for place, (name, read) in enumerate(self.plain):
-            values[name] = read(data[2 + 64 * place : 66 + 64 * place])
+        if self.plain is not None:
+            for place, (name, read) in enumerate(self.plain):
+                values[name] = read(data[2 + 64 * place : 66 + 64 * place])
+            return values
+        try:
+            found = decode([canonical(i) for i in self.unindexed], unhex(data))
+        except DecodingError as error:
+            raise ValueError(f"no log of {self.name}: {error}") from error
+        for parameter, value in zip(self.unindexed, found, strict=True):
+            read_value = _VALUES.get(parameter["type"])
+            values[parameter["name"]] = value if read_value is None else read_value(value)
         return values
 
 
 _WORDS: dict[str, Callable[[str], Any]] = {
     "address": lambda word: checksum("0x" + word[24:]),
     "bytes32": lambda word: "0x" + word,
-    "uint256": lambda word: int(word, 16),
     "bool": lambda word: int(word, 16) == 1,
+    **{f"uint{bits}": lambda word: int(word, 16) for bits in range(8, 257, 8)},
 }
+_VALUES: dict[str, Callable[[Any], Any]] = {"address": checksum, "bytes32": hex32}
+
+
+def place_of(log: Mapping[str, Any], timestamp: int) -> Place:
+    """Where a log was written; `timestamp`: of its block."""
+    return Place(
+        int(log["blockNumber"], 16), log["blockHash"], timestamp, log["transactionHash"], int(log["logIndex"], 16)
+    )
 
 
 @dataclass(frozen=True)

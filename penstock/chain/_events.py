@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from penstock.chain._codec import EventShape, event_shapes
+from penstock.chain._codec import EventShape, event_shapes, place_of
 from penstock.types import (
     ChannelClosed,
     ChannelCloseRequested,
@@ -58,10 +58,7 @@ def parse(log: dict[str, Any], timestamp: int) -> Event:
     if shape is None:
         raise ValueError("no event of StreamPay about money")
     values = shape.decode(topics, log["data"])
-    place = Place(
-        int(log["blockNumber"], 16), log["blockHash"], timestamp, log["transactionHash"], int(log["logIndex"], 16)
-    )
-    return event_of(shape.name, values, place)
+    return event_of(shape.name, values, place_of(log, timestamp))
 
 
 def event_of(name: str, values: Mapping[str, Any], place: Place) -> Event:

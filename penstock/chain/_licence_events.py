@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from eth_abi.abi import decode
-from eth_utils.crypto import keccak
-
 from penstock import licences as market
-from penstock.chain import abi
-from penstock.chain._codec import canonical, checksum
+from penstock.chain._codec import EventShape, checksum, event_shapes, place_of
 from penstock.licences import (
     Category,
     Item,
@@ -25,7 +20,7 @@ from penstock.licences import (
     Tier,
     Version,
 )
-from penstock.types import Place, hex32, unhex
+from penstock.types import hex32
 
 _SOURCES = {
     "Catalogue": ("ProductPublished", "Released", "PricesChanged", "ProductActiveChanged"),
@@ -45,28 +40,12 @@ _SOURCES = {
 """Each named, and its fields too, as the contract names it, but for `license`."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    name: str
-    indexed: tuple[tuple[str, str], ...]
-    plain: tuple[tuple[str, str], ...]
-
-
 @cache
-def shapes() -> Mapping[str, _Shape]:
+def shapes() -> Mapping[str, EventShape]:
     """By topic."""
-    found = {}
+    found: dict[str, EventShape] = {}
     for contract, names in _SOURCES.items():
-        for entry in abi.load(contract):
-            if entry["type"] != "event" or entry["name"] not in names:
-                continue
-            fields = [(i["name"], canonical(i), i["indexed"]) for i in entry["inputs"]]
-            topic = "0x" + keccak(text=f"{entry['name']}({','.join(kind for _, kind, _ in fields)})").hex()
-            found[topic] = _Shape(
-                entry["name"],
-                tuple((name, kind) for name, kind, indexed in fields if indexed),
-                tuple((name, kind) for name, kind, indexed in fields if not indexed),
-            )
+        found |= event_shapes(contract, names)
     return found
 
 
@@ -74,17 +53,12 @@ def parse(log: Mapping[str, Any], timestamp: int) -> LicenceEvent:
     """ValueError where it is none of theirs, or malformed."""
     topics = log["topics"]
     shape = shapes().get(topics[0]) if topics else None
-    if shape is None or len(topics) != len(shape.indexed) + 1:
+    if shape is None:
         raise ValueError("no event of products or licences")
-    words = [decode([kind], unhex(topic))[0] for (_, kind), topic in zip(shape.indexed, topics[1:], strict=True)]
-    rest = decode([kind for _, kind in shape.plain], unhex(log["data"]))
-    fields = zip((*shape.indexed, *shape.plain), (*words, *rest), strict=True)
-    place = Place(
-        int(log["blockNumber"], 16), log["blockHash"], timestamp, log["transactionHash"], int(log["logIndex"], 16)
-    )
-    values = {("licence" if name == "license" else name): _value(name, value) for (name, _), value in fields}
+    values = shape.decode(topics, log["data"]).items()
+    fields = {("licence" if name == "license" else name): _value(name, value) for name, value in values}
     kind: Callable[..., LicenceEvent] = getattr(market, shape.name)
-    return kind(place, **values)
+    return kind(place_of(log, timestamp), **fields)
 
 
 _READERS: dict[str, Callable[[Any], Any]] = {
@@ -92,18 +66,12 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "release": lambda value: release(value) if isinstance(value, tuple) else value,
     "category": Category,
     "tier": Tier,
-    "hash": hex32,
-    "uri": str,
-    "reason": str,
-    "prices": tuple,
 }
-"""By the name of the field; what is not here is a number, an address or a flag."""
+"""By the name of the field, where it is more than what it is on chain."""
 
 
 def _value(name: str, value: Any) -> Any:
-    if name in _READERS:
-        return _READERS[name](value)
-    return checksum(value) if isinstance(value, str) else value
+    return _READERS[name](value) if name in _READERS else value
 
 
 def listing(value: tuple[Any, ...]) -> Listing:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from penstock.caps import Caps, Usage
-from penstock.chain._codec import checksum, event_shapes, interface
+from penstock.chain._codec import checksum, event_shapes, interface, place_of
 from penstock.chain.calls import Call
 from penstock.chain.refusals import as_cap_exceeded
 from penstock.errors import NotFound, Reverted
-from penstock.types import Address, Place, Receipt, StreamId, unhex
+from penstock.types import Address, Receipt, StreamId, unhex
 from penstock.wallets import Beginning, Grant, Scope, Wallet, WalletEvent
 
 if TYPE_CHECKING:
@@ -88,14 +88,7 @@ class WalletsOverRpc:
         found = []
         for log, timestamp in await self._logs_of(first, last, list(shapes), wallet):
             shape = shapes[log["topics"][0]]
-            place = Place(
-                int(log["blockNumber"], 16),
-                log["blockHash"],
-                timestamp,
-                log["transactionHash"],
-                int(log["logIndex"], 16),
-            )
-            found.append(WalletEvent(place, shape.name, shape.decode(log["topics"], log["data"])))
+            found.append(WalletEvent(place_of(log, timestamp), shape.name, shape.decode(log["topics"], log["data"])))
         return found
 
     async def create_wallet(self, sender: Account, beginning: Beginning) -> Receipt:

@@ -46,7 +46,8 @@ from penstock.wire.tickets import TicketBody
 from provider.errors import ApiError
 from provider.skills.execution import Executor
 from provider.skills.licences import Licences
-from provider.skills.store import Replayed, SkillStore
+from provider.skills.store import SkillStore
+from provider.store import Replayed
 
 log = structlog.get_logger("provider.skills")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -24,9 +25,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
-    create_engine,
     delete,
-    event,
     func,
     select,
 )
@@ -37,8 +36,9 @@ from penstock.errors import ConfigError
 from penstock.licences import LicenceEvent, LicenceId, Ticket
 from penstock.wire.receipts import NOTHING
 from penstock.wire.skills import SkillReceipt
+from provider.places import connect_to, own, reason
+from provider.store import BLOCKS_KEPT, Replayed
 
-BLOCKS_KEPT = 1024
 T = TypeVar("T")
 
 _metadata = MetaData()
@@ -91,10 +91,6 @@ _receipts = Table(
 )
 
 
-class Replayed(Exception):
-    """This nonce was used before."""
-
-
 @dataclass(frozen=True, slots=True)
 class LastCall:
     """A licence's last call that succeeded."""
@@ -105,30 +101,36 @@ class LastCall:
 
 
 class SkillStore:
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    """Open with `SkillStore.open`. One process owns a file at a time: two would each serve the same units."""
+
+    def __init__(self, engine: Engine, lock: int) -> None:
+        self._engine, self._lock = engine, lock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="skills")
 
     @classmethod
     def open(cls, path: Path, *, owner: str) -> SkillStore:
-        """`owner` says whose state it is. ConfigError where the file is another's, or cannot be used."""
+        """`owner` says whose state it is. ConfigError where the file is another's, is in use, or cannot be used."""
+        lock = own(path, "--home")
+        engine = connect_to(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            engine = create_engine(f"sqlite:///{path}")
-            event.listen(engine, "connect", _configure)
             _metadata.create_all(engine)
             with engine.begin() as connection:
                 connection.execute(insert(_meta).values(name="owner", value=owner).on_conflict_do_nothing())
                 found = connection.execute(select(_meta.c.value).where(_meta.c.name == "owner")).scalar_one()
-        except (OSError, SQLAlchemyError) as error:
-            raise ConfigError(f"{path} is no usable state file ({error}): move it away") from error
-        if found != owner:
-            raise ConfigError(f"{path} belongs to {found}, not {owner}: name another --home")
-        return cls(engine)
+            if found != owner:
+                raise ConfigError(f"{path} belongs to {found}, not {owner}: name another --home")
+        except (ConfigError, SQLAlchemyError) as error:
+            engine.dispose()
+            os.close(lock)
+            if isinstance(error, SQLAlchemyError):
+                raise ConfigError(f"{path} is no usable state file ({reason(error)}): move it away") from None
+            raise
+        return cls(engine, lock)
 
     async def close(self) -> None:
         await asyncio.to_thread(self._thread.shutdown)
         self._engine.dispose()
+        os.close(self._lock)
 
     async def _do(self, work: Callable[[Connection], T]) -> T:
         def run() -> T:
@@ -282,10 +284,3 @@ class SkillStore:
 
 def _receipt(row: Any) -> SkillReceipt:
     return SkillReceipt(**{field.name: getattr(row, field.name) for field in fields(SkillReceipt)})
-
-
-def _configure(connection: Any, _: Any) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.close()
