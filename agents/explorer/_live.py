@@ -61,14 +61,15 @@ class Live:
 
     async def look(self) -> None:
         """Tell what is new since the last look."""
-        tip, seq = await self._store.read(queries.newest)
-        if tip == self.tip:
+        before = self.tip
+        (tip, seq), gone = await self._store.read(
+            lambda c: (queries.newest(c), before is not None and queries.is_gone(c, before))
+        )
+        if tip == before:
             return
-        first = self.tip is None
-        went_back = self.tip is not None and (tip is None or tip.number <= self.tip.number)
-        if first:
+        if before is None:
             self.seq = seq
-        elif went_back or seq < self.seq:
+        elif gone or tip is None or tip.number <= before.number or seq < self.seq:
             self.seq = seq
             self._tell(News("reorg", seq, {"block": tip.number if tip else None}))
         self.tip = tip

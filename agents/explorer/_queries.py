@@ -473,6 +473,14 @@ def newest(connection: Connection) -> tuple[Tip | None, int]:
     return tip_of(connection), connection.scalar(select(func.max(schema.events.c.seq))) or 0
 
 
+def is_gone(connection: Connection, block: Tip) -> bool:
+    """Whether a block that was the last once has been reorganised since. False of one too deep to be."""
+    blocks = schema.blocks.c
+    now = connection.scalar(select(blocks.hash).where(blocks.number == block.number))
+    kept_from = connection.scalar(select(func.min(blocks.number)))
+    return now != block.hash and kept_from is not None and kept_from <= block.number
+
+
 def _events(connection: Connection, query: Select[Any]) -> list[Row]:
     return _told(connection, _rows(connection, query))
 

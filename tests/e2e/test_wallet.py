@@ -236,7 +236,7 @@ def test_it_says_what_is_wrong(market: Market, made: Household) -> None:
         (made.owner, "wallet create --cap TUSD", {}, "says no caps"),
         (made.owner, f"wallet keys --add {stranger.address} --scope money", own, "is no scope"),
         (made.owner, "wallet allow", own, "nothing to change"),
-        (made.owner, "wallet allow --offer 0x12", own, "no offer starts with 0x12"),
+        (made.owner, "wallet allow --offer 0x1234567890", own, "no offer starts with 0x1234567890"),
         (made.owner, "deposit 1 TUSD", own, "use `penstock wallet fund`"),
         (made.owner, "withdraw 1 TUSD", own, "use `penstock wallet withdraw`"),
     ):

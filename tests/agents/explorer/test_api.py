@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from agents.explorer._app import Server, app
 from agents.explorer._asgi import Buckets
 from agents.explorer._indexer import Indexer
+from agents.explorer._live import Live
 from penstock.accrual import StreamState
 from penstock.types import NATIVE, StreamId
 from tests.agents.explorer.conftest import Rig, on_sqlite
@@ -176,18 +177,36 @@ async def test_news_come_as_they_happen_and_what_was_missed_first(rig: Rig) -> N
             lines = live.aiter_lines()
             assert await anext(lines) == "retry: 2000"
             await rig.live(sessions=2, seconds=20)
-            told = await read_news(lines, lambda kinds: kinds.count("event") > 5 and "block" in kinds)
+            head = rig.node.height
+            told = await read_news(lines, lambda news: news[-1][0] == "block" and news[-1][2]["block"] == head)
             seqs = [seq for kind, seq, _ in told if kind == "event"]
+            assert len(seqs) > 5
             assert seqs == sorted(set(seqs))
             assert min(seqs) > last
             rig.node.reorg(10)
             rig.node.mine()
-            await read_news(lines, lambda kinds: "reorg" in kinds)
+            await read_news(lines, lambda news: news[-1][0] == "reorg")
         async with http.stream("GET", "/live", headers={"last-event-id": str(seqs[0])}) as live:
             lines = live.aiter_lines()
-            missed = await read_news(lines, lambda kinds: len(kinds) >= 2)
+            missed = await read_news(lines, lambda news: len(news) >= 2)
             assert [seq for _, seq, _ in missed] == seqs[1:3]
             assert missed[0][2]["name"]
+
+
+@on_sqlite
+async def test_a_reorganisation_is_told_though_new_events_came_before_the_next_look(rig: Rig) -> None:
+    await rig.live(sessions=1, seconds=10)
+    await rig.indexer.sync()
+    live = Live(rig.store)
+    await live.look()
+    rig.node.reorg(3)
+    await rig.live(sessions=1, seconds=10)
+    await rig.indexer.sync()
+    async with live.listen() as news:
+        await live.look()
+        told = news.get_nowait()
+    assert told is not None
+    assert told.kind == "reorg"
 
 
 async def read_news(lines: AsyncIterator[str], enough: Any) -> list[tuple[str, int, Any]]:
@@ -203,7 +222,7 @@ async def read_news(lines: AsyncIterator[str], enough: Any) -> list[tuple[str, i
                     kind = rest
                 case "data":
                     told.append((kind, seq, json.loads(rest)))
-                    if enough([one[0] for one in told]):
+                    if enough(told):
                         break
     return told
 
