@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from penstock.chain.port import Chain
 from penstock.errors import ChainError, WireError
 from penstock.types import StreamId, hex32
-from penstock.wire.eip712 import Domain, KeySigner
+from penstock.wire.eip712 import KeySigner
 from penstock.wire.receipts import RECEIPTS_PATH, ReceiptAnswer, ReceiptBody, ReceiptsAnswer
 from penstock.wire.sessions import (
     CLOSE_PATH,
@@ -35,7 +35,7 @@ from penstock.wire.skills import SKILLS_PATH
 from provider.accounts import Accounts
 from provider.admission import Admission, Refusal, hash_token
 from provider.asgi import App, ClientLeft, Message, Receive, Scope, Send, address_of, header, read_body, send_error
-from provider.challenges import Challenges, court_of
+from provider.challenges import Challenges
 from provider.cluster import Cluster
 from provider.engines import Fleet
 from provider.errors import ApiError, unwritable
@@ -52,7 +52,7 @@ from provider.sessions import Sessions
 from provider.settings import Settings
 from provider.skills.app import add_routes
 from provider.skills.licensing import Licensing
-from provider.store import DRAIN, Store, Usage
+from provider.store import DRAIN, Store
 
 log = structlog.get_logger("provider")
 
@@ -81,16 +81,14 @@ class Provider:
         clock: Clock,
         seller: Seller,
         signer: KeySigner | None = None,
-        slashing: Domain | None = None,
         chain_store: Store | None = None,
         peer_url: str = "",
         lost: Callable[[], None] = lambda: None,
         licensing: Licensing | None = None,
     ) -> None:
-        """`signer`: whose key signs receipts; None: the account's. `slashing`: for the contract that judges them; None:
-        there is none, and none are signed. Where other gateways use `store`, too: `chain_store` is for what this one
-        has read of the chain, `peer_url` where the others reach it, and `lost` is called when it may serve no more.
-        `licensing`: None where nothing here has to do with licences."""
+        """`signer`: whose key signs receipts; None: the account's. Where other gateways use `store`, too: `chain_store`
+        is for what this one has read of the chain, `peer_url` where the others reach it, and `lost` is called when it
+        may serve no more. `licensing`: None where nothing here has to do with licences."""
         self.licensing = licensing
         self.settings, self.chain, self.engines, self.store, self.seller = settings, chain, engines, store, seller
         self.metrics = Metrics(self._figures)
@@ -120,7 +118,6 @@ class Provider:
             grace_seconds=settings.voucher_seconds,
         )
         self.sessions = Sessions(settings, chain, store, seller, self.projection, self.admission, self.accounts, clock)
-        self.sessions.slashing = slashing.contract if slashing else None
         self.sessions.licensing = licensing
         self._lost = lost
         cluster = None
@@ -138,12 +135,9 @@ class Provider:
             leads=lambda: cluster is None or cluster.leads,
             told=self.metrics.paid_out,
         )
-        self.receipts = Receipts(store, seller, signer or seller.account, slashing, clock) if slashing else None
-        court = court_of(chain)
-        self.challenges = (
-            Challenges(court, self.receipts, seller.account, first_block=seller.first_block, now=self.projection.now)
-            if self.receipts is not None and court is not None
-            else None
+        self.receipts = Receipts(store, seller, signer or seller.account, chain.slashing_domain, clock)
+        self.challenges = Challenges(
+            chain, self.receipts, seller.account, first_block=seller.first_block, now=self.projection.now
         )
         self.gateway = Gateway(
             settings,
@@ -152,12 +146,10 @@ class Provider:
             self.admission,
             self.sessions,
             self.accounts,
-            self._record,
             clock,
             self.receipts,
             self.metrics,
         )
-        self._usage: list[Usage] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -171,10 +163,7 @@ class Provider:
         except (ChainError, TimeoutError) as error:
             # What was known still holds up to its proven ends; new sessions wait for the node.
             log.warning("cannot read the chain yet", error=str(error))
-        if self.receipts is not None:
-            await self.receipts.load()
-        else:
-            log.info("no contract judges receipts on this chain: none are signed")
+        await self.receipts.load()
         if self.cluster is None:
             await self.accounts.load()
         else:
@@ -187,11 +176,10 @@ class Provider:
             asyncio.create_task(self.projection.run(), name="projection"),
             asyncio.create_task(_repeat(every, self._settle), name="payouts"),
             asyncio.create_task(_repeat(min(every, 5.0), self.sessions.finish_closings), name="closings"),
-            asyncio.create_task(_repeat(_FLUSH_SECONDS, self._flush), name="usage"),
+            asyncio.create_task(_repeat(_FLUSH_SECONDS, self._flush), name="receipts"),
             asyncio.create_task(_repeat(_HEED_SECONDS, self._heed), name="control"),
+            asyncio.create_task(_repeat(_CHALLENGE_SECONDS, self._look), name="challenges"),
         ]
-        if self.challenges is not None:
-            self._tasks.append(asyncio.create_task(_repeat(_CHALLENGE_SECONDS, self._look), name="challenges"))
 
     async def _admit(self, stream: StreamId | None) -> None:
         """The sessions of one stream, or all, and what is to be closed."""
@@ -203,8 +191,7 @@ class Provider:
 
     async def _adopt(self, stream: StreamId) -> None:
         """Know all about a stream that another gateway served before, or none."""
-        if self.receipts is not None:
-            await self.receipts.take_over(stream)
+        await self.receipts.take_over(stream)
         await self.accounts.load(stream)
         await self._admit(stream)
 
@@ -298,19 +285,12 @@ class Provider:
         self.admission.draining = draining
 
     async def _look(self) -> None:
-        if self.challenges is not None and (self.cluster is None or self.cluster.leads):
+        if self.cluster is None or self.cluster.leads:
             await self.challenges.look()
 
-    def _record(self, usage: Usage) -> None:
-        self._usage.append(usage)
-
     async def _flush(self) -> None:
-        rows = self._usage[:]
         try:
-            await self.store.add_usage(rows)
-            del self._usage[: len(rows)]
-            if self.receipts is not None:
-                await self.receipts.flush()
+            await self.receipts.flush()
         except OperationalError:
             return  # the store has said so, and it is tried again
 
@@ -324,7 +304,6 @@ def create_app(
     clock: Clock,
     seller: Seller,
     signer: KeySigner | None = None,
-    slashing: Domain | None = None,
     chain_store: Store | None = None,
     peer_url: str = "",
     lost: Callable[[], None] = lambda: None,
@@ -340,7 +319,6 @@ def create_app(
         clock=clock,
         seller=seller,
         signer=signer,
-        slashing=slashing,
         licensing=licensing,
         chain_store=chain_store,
         peer_url=peer_url,
@@ -480,14 +458,14 @@ def _routes(provider: Provider) -> FastAPI:
 
     @app.get(RECEIPTS_PATH, summary="The receipts of the token's session, in order")
     async def receipts_of_session(request: Request) -> Response:
-        session, receipts = admission.session(_authorization(request)), _signing(provider)
+        session, receipts = admission.session(_authorization(request)), provider.receipts
         first, most = _number(request, "first", 0), min(_number(request, "most", _MOST_RECEIPTS), _MOST_RECEIPTS)
         found = await receipts.of_session(session.stream_id, session.start, first, most)
         return _json(200, ReceiptsAnswer([ReceiptBody.of(signed) for signed in found]))
 
     @app.get(RECEIPTS_PATH + "/{name}", summary="A receipt by its hash; to who shows its session's token, with the ids")
     async def receipt(request: Request, name: str) -> Response:
-        found = await _signing(provider).get(name.lower())
+        found = await provider.receipts.get(name.lower())
         if found is None:
             raise ApiError(404, "receipt_unknown", f"no receipt {name[:80]} was signed here")
         signed, ids = found
@@ -549,12 +527,6 @@ def _routes(provider: Provider) -> FastAPI:
     app.add_exception_handler(OperationalError, unwritten)
     app.add_exception_handler(Exception, failed)
     return app
-
-
-def _signing(provider: Provider) -> Receipts:
-    if provider.receipts is None:
-        raise ApiError(404, "no_receipts", "no contract judges receipts on this chain: none are signed")
-    return provider.receipts
 
 
 def _number(request: Request, name: str, default: int) -> int:

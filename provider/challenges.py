@@ -54,11 +54,6 @@ class Court(Protocol):
     async def answer_challenge(self, sender: Account, signed: SignedReceipt, ids: bytes) -> Mined: ...
 
 
-def court_of(chain: object) -> Court | None:
-    """None where the chain's adapter knows no Slashing."""
-    return chain if isinstance(chain, Court) else None
-
-
 class Challenges:
     """`look` now and then: more often than the window is long by far."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from penstock.wire.completions import CHAT, TEXT
+from provider.engines import Dialect
 from provider.errors import ApiError
 
 _COMMON = frozenset(
@@ -78,17 +79,15 @@ def prepare(
     model: str,
     engine_model: str,
     max_choices: int,
-    hints: dict[str, Any],
+    dialect: Dialect,
     most_tokens: int | None = None,
-    ask_ids: Callable[[dict[str, Any]], None] | None = None,
     cache_salt: str | None = None,
 ) -> Prepared:
     """The body for the engine: always a stream, always with usage. ApiError 400 or 404 where it is no request.
 
-    `hints` are fields that make this engine count as it goes; they are added where no client sees the pieces, where
-    tokens are paid for (then `most_tokens` is how many the deposit pays for, and the engine is asked for no more), and
-    where a receipt states the counts. For that, `ask_ids` adds what makes it tell the ids of its tokens. `cache_salt`:
-    requests with another one share no prefix cache with this one.
+    The engine is asked to count as it goes and to tell the ids of its tokens, since a receipt states them, in its
+    `dialect`. `most_tokens`: what a deposit pays for; the engine is asked for no more. `cache_salt`: requests with
+    another one share no prefix cache with this one.
     """
     body = _decode(raw, model)
     streams = body.get("stream") or False
@@ -112,15 +111,13 @@ def prepare(
     sent["stream_options"] = {"include_usage": True}
     if most_tokens is not None:
         _limit(sent, most_tokens // (choices or 1))
-    if ask_ids is not None or not streams or most_tokens is not None:
-        for name, value in hints.items():
-            sent[name] = {**sent[name], **value} if isinstance(value, dict) and name in sent else value
+    for name, value in dialect.hints.items():
+        sent[name] = {**sent[name], **value} if isinstance(value, dict) and name in sent else value
     if cache_salt is not None:
         sent["cache_salt"] = cache_salt
     wants_logprobs = sent.get("logprobs") not in (None, False)
     wants_ids = body.get("return_token_ids") is True
-    if ask_ids is not None:
-        ask_ids(sent)
+    dialect.ask_ids(sent)
     return Prepared(
         msgspec.json.encode(sent), streams, bool(options.get("include_usage")), wants_ids, wants_logprobs, choices or 1
     )

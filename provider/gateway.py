@@ -51,7 +51,6 @@ _KEEP_ALIVE = 4.0
 """Seconds an idle connection to the engine is kept: less than the 5 of llama.cpp and vLLM."""
 _LONGEST_EVENT = 4 * 2**20
 _LONGEST_ERROR = 64 * 2**10
-_USAGE_MARKS = (b'"usage":{', b'"usage": {')
 
 _STUCK_SECONDS = 5.0
 """How long a client that does not read may hold an answer that was stopped."""
@@ -75,18 +74,16 @@ class Gateway:
         admission: Admission,
         sessions: Sessions,
         accounts: Accounts,
-        record: Callable[[Usage], None],
         clock: Callable[[], float],
-        receipts: Receipts | None,
+        receipts: Receipts,
         metrics: Metrics,
     ) -> None:
-        """`receipts`: None where no contract judges them, and so none are signed."""
         self._settings, self._engines, self._seller = settings, engines, seller
         self._receipts, self._metrics = receipts, metrics
         self.queue = Queue(settings.max_running, settings.queue_length, settings.queue_seconds)
         self._buckets = Buckets(settings.session_rate)
         self._admission, self._sessions, self._accounts = admission, sessions, accounts
-        self._record, self._clock = record, clock
+        self._clock = clock
         self._http: dict[str, aiohttp.ClientSession] = {}
         """By the engine's Unix socket; empty: those with a URL."""
         self._salt = secrets.token_bytes(32)
@@ -169,14 +166,13 @@ class Gateway:
                 model=terms.model,
                 engine_model=engine.models[terms.model],
                 max_choices=self._settings.max_choices,
-                hints=engine.dialect.hints,
+                dialect=engine.dialect,
                 most_tokens=bill.most_tokens if bill is not None else None,
-                ask_ids=engine.dialect.ask_ids if self._receipts is not None else None,
                 cache_salt=self._salt_of(session) if vllm else None,
             )
         )
         run = self._admission.admit(session)
-        job = self._receipts.begin(session, raw) if self._receipts is not None else None
+        job = self._receipts.begin(session, raw)
         exchange = _Exchange(run, path, terms, engine, self._clock, bill, job, prepared)
         engine.running += 1
         leaving = asyncio.create_task(_left(receive))
@@ -188,7 +184,7 @@ class Gateway:
             timers.append(loop.call_later((terms.max_ttft_ms + 1) / 1000, exchange.stop_unless_begun))
         outcome = "failed"
         try:
-            if job is not None and self._receipts is not None and self._receipts.store.shared:
+            if self._receipts.store.shared:
                 await self._agree(job)
             async with asyncio.timeout(None) as guard:
                 exchange.on_stop_at_last(lambda: guard.reschedule(loop.time() + _STUCK_SECONDS))
@@ -246,13 +242,11 @@ class Gateway:
     async def _conclude(self, exchange: _Exchange, outcome: str) -> None:
         """No more comes: stop the engine, and write down what was served. What was written first stays."""
         exchange.close()
-        if exchange.job is not None and exchange.job.refused:
+        if exchange.job.refused:
             return
         if exchange.concluding is None:
             usage = exchange.usage(self._clock(), outcome)
             self._metrics.answered(usage, exchange.model)
-            if exchange.job is None:
-                self._record(usage)
             exchange.concluding = asyncio.ensure_future(exchange.conclude(usage))
         if exchange.concluding.done():
             exchange.concluding.result()
@@ -449,7 +443,7 @@ class _Exchange:
         engine: Engine,
         clock: Callable[[], float],
         bill: Bill | None,
-        job: Job | None,
+        job: Job,
         prepared: Prepared,
     ) -> None:
         self.run, self.path, self.model, self.bill, self.job = run, path, terms.model, bill, job
@@ -464,11 +458,9 @@ class _Exchange:
         self.receipt: SignedReceipt | None = None
         self.concluding: asyncio.Future[None] | None = None
         self._clock, self.started_at = clock, clock()
-        self._began = asyncio.get_running_loop().time()
         self._bound = terms.max_ttft_ms
         self._prepared = prepared
         self._ids = TokenIds(prepared, shows_counts=bill is not None)
-        self._parses = bill is not None or job is not None or not prepared.streams
         self._one_choice = prepared.choices == 1
         self._ready: list[bytes] = []
         """Events that have not been passed on: nothing is before the first token."""
@@ -509,10 +501,7 @@ class _Exchange:
 
     def begin(self) -> None:
         """The first token is here. ApiError 504 where, by the receipt's stamps, that is later than the offer says."""
-        if self.job is not None:
-            passed = self.job.token_came()
-        else:
-            passed = int((asyncio.get_running_loop().time() - self._began) * 1000)
+        passed = self.job.token_came()
         if self._bound and passed > self._bound:
             self.counted = Counted()  # nothing of it is passed on
             self.stop(LATE)
@@ -520,14 +509,13 @@ class _Exchange:
         self.first_at = self._clock()
 
     async def conclude(self, usage: Usage) -> None:
-        if self.job is not None:
-            first_at = self.job.first_token_at if self.first_at is not None else 0
-            answered = Answered.of(usage.prompt_tokens, usage.completion_tokens, first_at, self._ids.choices)
-            self.receipt = await self.job.finish(answered, usage)
+        first_at = self.job.first_token_at if self.first_at is not None else 0
+        answered = Answered.of(usage.prompt_tokens, usage.completion_tokens, first_at, self._ids.choices)
+        self.receipt = await self.job.finish(answered, usage)
 
     async def headers(self) -> dict[str, str]:
         """The accept, and once there is one the receipt."""
-        if self.job is None or self.job.refused:
+        if self.job.refused:
             return {}
         found = {ACCEPT_HEADER: await self.job.accepted()}
         return found | ({RECEIPT_HEADER: self.receipt.text()} if self.receipt else {})
@@ -590,8 +578,6 @@ class _Exchange:
                         raise ApiError(502, "engine_garbage", "the engine's answer is no stream of events")
                     for old, new in self._renames:
                         data = data.replace(old, new)
-                    if not self._parses and not self.counted.exact:
-                        self.counted.completion_tokens += data.count(b"data: {")
                     if (at := data.rfind(b"data: [DONE]", -32)) >= 0:
                         done, data = True, data[:at]
                     self.heard = True
@@ -611,14 +597,6 @@ class _Exchange:
         """The same events, in one or more parts, as they are paid for, from the first token on. ApiError 402 where a
         voucher does not come, 504 where the first token is late. What was not asked for is left out: the event that
         carries nothing but the usage, and token ids."""
-        if not self._parses:
-            if self.first_at is None:
-                self.begin()
-            if any(mark in events for mark in _USAGE_MARKS):
-                events = self._take_usage(events)
-            if events:
-                yield events
-            return
         while events and self.first_at is None:
             event, _, events = events.partition(b"\n\n")
             if event:
@@ -737,19 +715,6 @@ class _Exchange:
         if self.bill is None:
             return self.counted.usage
         return Counted(self.bill.prompt_tokens, self.bill.completion_tokens, self.counted.exact).usage
-
-    def _take_usage(self, events: bytes) -> bytes:
-        """Note the usage; where it was not asked for, take out the event that carries nothing else."""
-        kept = []
-        for event in events.split(b"\n\n"):
-            if any(mark in event for mark in _USAGE_MARKS):
-                piece = _piece(event)
-                if piece is not None:
-                    self.counted.take(piece)
-                    if not self._prepared.wants_usage and not piece.get("choices"):
-                        continue
-            kept.append(event)
-        return b"\n\n".join(kept)
 
     def usage(self, now: float, outcome: str) -> Usage:
         counted = self.counted

@@ -141,7 +141,6 @@ async def _init(
     settings: Settings, target: Path, answers: Mapping[str, Any], *, dry_run: bool, asks: bool, as_json: bool
 ) -> None:
     from provider import checks, market
-    from provider.receipts import domain_of
     from provider.service import connect, make_engines
 
     make_engines(settings)  # that each model has one
@@ -163,7 +162,6 @@ async def _init(
             _say("`penstock-provider start` does it, too")
             return
         endpoint = settings.public_url or f"http://{settings.host}:{settings.port}"
-        signer = connection.account.address if domain_of(connection.deployment) else None
         seller = await market.enter(
             connection.chain,
             connection.account,
@@ -172,7 +170,7 @@ async def _init(
             endpoint=endpoint,
             first_block=connection.deployment.first_block,
             say=_say,
-            signer=signer,
+            signer=connection.account.address,
         )
         if as_json:
             _emit({"config": str(target), "provider": seller.provider.id, "offers": [o.id for o in seller.active]})

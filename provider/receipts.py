@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 import structlog
 from sqlalchemy.exc import IntegrityError, OperationalError
 
-from penstock.deployments import Deployment
 from penstock.types import Address, StreamId, Terms, hex32
 from penstock.wire.eip712 import Domain, KeySigner
 from penstock.wire.receipts import (
@@ -27,7 +26,6 @@ from penstock.wire.receipts import (
     SignedReceipt,
     pack_ids,
     request_hash,
-    slashing_domain,
 )
 from penstock.wire.words import keccak
 from provider.market import Seller
@@ -37,12 +35,6 @@ log = structlog.get_logger("provider.receipts")
 
 _AHEAD_MS = 60_000
 """So far ahead of the clock on the wall ours may be, after that one was set back, before it is said."""
-
-
-def domain_of(deployment: Deployment) -> Domain | None:
-    """Of the receipts on this chain; None where no contract judges them."""
-    contract = deployment.contracts.get("Slashing")
-    return slashing_domain(deployment.chain_id, contract.address) if contract else None
 
 
 class ReceiptClock:

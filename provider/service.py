@@ -29,7 +29,6 @@ from provider.engines.vllm import VllmEngine
 from provider.market import Say
 from provider.metrics import serving as serving_metrics
 from provider.places import is_url
-from provider.receipts import domain_of
 from provider.server import Server
 from provider.settings import BUNDLED_MODEL, Settings, named
 from provider.skills.licensing import open_licensing
@@ -167,7 +166,6 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
             head = await chain.head()
             say(f"chain {chain.chain_id}, block {head.number}, account {account.address}")
             signer = load_account(settings.signer, deployment.chain_id) if settings.signer else account
-            slashing = domain_of(deployment)
             wanted = await market.terms_of(settings, chain, deployment.tokens)
             licensing = None
             if settings.licensed:
@@ -200,7 +198,7 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
                 endpoint=endpoint,
                 first_block=deployment.first_block,
                 say=say,
-                signer=signer.address if slashing else None,
+                signer=signer.address,
             )
             seller = replace(seller, large=large)
             told = asyncio.Event()
@@ -218,7 +216,6 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
                 clock=time.time,
                 seller=seller,
                 signer=signer,
-                slashing=slashing,
                 chain_store=chain_store,
                 peer_url=peer_url,
                 lost=told.set,

@@ -61,6 +61,7 @@ _BLOCK_SECONDS = 60.0
 _LOOK_SECONDS = 3.0
 """How long it waits for the projection to read the chain's present head."""
 _SESSIONS_PER_STREAM = 16
+_CLOSING = "closing"
 
 
 class Sessions:
@@ -77,8 +78,6 @@ class Sessions:
     ) -> None:
         self._settings, self._chain, self._store, self._seller = settings, chain, store, seller
         self._projection, self._admission, self._accounts, self._clock = projection, admission, accounts, clock
-        self.slashing: Address | None = None
-        """The contract that judges receipts; None: there is none."""
         self.licensing: Licensing | None = None
         """Where offers need a licence, or the model does."""
         self.cluster: Cluster | None = None
@@ -132,7 +131,7 @@ class Sessions:
             provider=provider.id,
             endpoint=provider.endpoint,
             chain_id=chain.chain_id,
-            contracts=Contracts(chain.stream_pay, chain.registry, chain.staking, self.slashing or ""),
+            contracts=Contracts(chain.stream_pay, chain.registry, chain.staking, chain.slashing),
             signer=provider.signer,
             payee=provider.payee,
             offers=[
@@ -585,6 +584,8 @@ class Sessions:
             try:
                 answer = await self._close_stream(session, request)
             except ApiError as error:
+                if error.code == _CLOSING:
+                    raise  # whoever is at it closes the channel, too
                 failure = error
         if session.stream_id in self._projection.channels:
             try:
@@ -616,7 +617,7 @@ class Sessions:
                 "this gateway does not hold the payee's key: send a signed cancel, or cancel yourself",
             )
         if stream.id in self._closing_now:
-            raise ApiError(409, "closing", "the stream is being closed: ask again", retry_after=1)
+            raise ApiError(409, _CLOSING, "the stream is being closed: ask again", retry_after=1)
         first = self._admission.closing(stream.id, stream.start)
         closing = Closing(stream.id, stream.start, first.stop_at if first else asked_at, cancel)
         self._closing_now.add(stream.id)
@@ -655,7 +656,7 @@ class Sessions:
                 "this gateway does not hold the payee's key: ask the contract to close the channel yourself",
             )
         if channel_id in self._closing_channels:
-            raise ApiError(409, "closing", "the channel is being closed: ask again", retry_after=1)
+            raise ApiError(409, _CLOSING, "the channel is being closed: ask again", retry_after=1)
         closing = Closing(channel_id, 0, int(self._projection.now()))
         self._closing_channels.add(channel_id)
         try:

@@ -786,12 +786,6 @@ class Store:
 
     # --- usage and payouts ---
 
-    async def add_usage(self, rows: Sequence[Usage]) -> None:
-        if rows:
-            await self._do(
-                lambda c: c.execute(self._insert(_usage).on_conflict_do_nothing(), [asdict(row) for row in rows])
-            )
-
     async def usage(self) -> list[Usage]:
         query = select(_usage).order_by(_usage.c.started_at)
         return [Usage(**row._mapping) for row in await self._do(lambda c: c.execute(query).all())]

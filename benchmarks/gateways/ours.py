@@ -70,7 +70,6 @@ async def serve(engine_url: str, engine_model: str, sessions: int, state: Path) 
             store=store,
             clock=time.time,
             seller=seller,
-            slashing=chain.slashing_domain,
         )
         server = Server(app)
         serving = asyncio.create_task(server.serve([listener]))

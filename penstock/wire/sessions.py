@@ -424,8 +424,8 @@ class Contracts(msgspec.Struct, frozen=True):
     stream_pay: str
     registry: str
     staking: str
-    slashing: str = ""
-    """Empty: no contract judges receipts here, and the gateway signs none."""
+    slashing: str
+    """It judges what the gateway signs."""
 
 
 class WellKnown(msgspec.Struct, frozen=True):

@@ -36,7 +36,6 @@ from penstock.wire.sessions import (
 from provider import market
 from provider.app import Provider, create_app
 from provider.engines import Engine, Fleet
-from provider.receipts import domain_of
 from provider.server import Server
 from provider.service import listen, open_store
 from provider.settings import BUNDLED_MODEL, Settings
@@ -146,9 +145,7 @@ class Rig:
 
     @property
     def slashing(self) -> Domain:
-        found = domain_of(self.deployment)
-        assert found is not None
-        return found
+        return self.chain.slashing_domain
 
     def offer(self, token: Address = NATIVE) -> Offer:
         return next(o for o in self.provider.seller.active if o.terms.token == token)
@@ -287,12 +284,11 @@ async def running(
     *,
     account: LocalAccount | None = None,
     clock: Callable[[], float] = time.time,
-    signs: bool = True,
     wrap: Callable[[Any], Any] = lambda app: app,
     endpoint: str = "",
     **changes: Any,
 ) -> AsyncIterator[Rig]:
-    """A provider that has entered the market and serves. `signs`: receipts, for the deployed Slashing. `endpoint`: of
+    """A provider that has entered the market and serves. `endpoint`: of
     another gateway of the same provider, in place of its own."""
     chosen = settings(home=str(folder), **changes)
     account = account or fresh_account(node)
@@ -329,7 +325,6 @@ async def running(
             store=store,
             clock=clock,
             seller=seller,
-            slashing=domain_of(deployment) if signs else None,
             chain_store=chain_store,
             peer_url=url,
             licensing=licensing,

@@ -13,7 +13,7 @@ from penstock.errors import NodeUnavailable
 from penstock.faults import ANSWER_WINDOW
 from penstock.types import Receipt as Mined
 from penstock.wire.receipts import ACCEPT_HEADER, SignedAccept
-from provider.challenges import Challenges, Court, court_of
+from provider.challenges import Challenges, Court
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
 from tests.harness import Node
@@ -46,11 +46,8 @@ async def customer(rig: Rig) -> Buyer:
 
 def watcher(rig: Rig, court: Court | None = None) -> Challenges:
     """As one that has just started."""
-    assert rig.provider.receipts is not None
-    court = court or court_of(rig.chain)
-    assert court is not None
     return Challenges(
-        court,
+        court or rig.chain,
         rig.provider.receipts,
         rig.provider.seller.account,
         first_block=rig.deployment.first_block,

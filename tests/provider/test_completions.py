@@ -11,6 +11,7 @@ import pytest
 
 from penstock.wire.completions import CHAT, TEXT, Assembly
 from provider.completions import prepare
+from provider.engines import Dialect
 from provider.errors import ApiError
 from tests.provider.rig import LONG, MODEL, PROMPT, Buyer, EngineProcess, Rig, until
 
@@ -173,14 +174,15 @@ def test_fields_that_would_jump_the_queue_do_not_reach_the_engine() -> None:
         model=MODEL,
         engine_model="inside",
         max_choices=1,
-        hints={"stream_options": {"a": 1}},
+        dialect=Dialect.VLLM,
     )
     assert json.loads(prepared.payload) == {
         "model": "inside",
         "messages": PROMPT,
         "temperature": 0,
         "stream": True,
-        "stream_options": {"include_usage": True, "a": 1},
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        "return_token_ids": True,
     }
     assert not prepared.streams
 
@@ -211,7 +213,14 @@ def test_text_logprobs_are_put_together() -> None:
 
 def test_a_request_for_too_many_choices_is_refused() -> None:
     with pytest.raises(ApiError, match="n is 1 to 4"):
-        prepare(b'{"model": "m", "n": true, "prompt": ""}', TEXT, model="m", engine_model="m", max_choices=4, hints={})
+        prepare(
+            b'{"model": "m", "n": true, "prompt": ""}',
+            TEXT,
+            model="m",
+            engine_model="m",
+            max_choices=4,
+            dialect=Dialect.PLAIN,
+        )
 
 
 async def test_a_session_has_so_many_answers_at_once(buyer: Buyer, engine_child: EngineProcess) -> None:
@@ -277,7 +286,7 @@ async def _rows(rig: Rig, count: int) -> list[object]:
 def test_nothing_is_fetched_for_a_message(part: object) -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "?"}, part]}]}
     with pytest.raises(ApiError) as caught:
-        prepare(json.dumps(body).encode(), CHAT, model="m", engine_model="m", max_choices=1, hints={})
+        prepare(json.dumps(body).encode(), CHAT, model="m", engine_model="m", max_choices=1, dialect=Dialect.PLAIN)
     assert (caught.value.status, caught.value.param) == (400, "messages")
 
 
@@ -290,7 +299,13 @@ def test_what_a_message_carries_along_goes_on() -> None:
     ]
     body = {"model": "m", "messages": [{"role": "user", "content": parts}]}
     prepared = prepare(
-        json.dumps(body).encode(), CHAT, model="m", engine_model="m", max_choices=1, hints={}, cache_salt="s"
+        json.dumps(body).encode(),
+        CHAT,
+        model="m",
+        engine_model="m",
+        max_choices=1,
+        dialect=Dialect.PLAIN,
+        cache_salt="s",
     )
     sent = json.loads(prepared.payload)
     assert sent["messages"][0]["content"] == parts
