@@ -1,0 +1,298 @@
+"""Accepts and receipts, with the usage that they bill, and payouts. Accepts and receipts that come together share a
+transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    true,
+    update,
+)
+
+from penstock.types import Address, StreamId
+from penstock.wire.receipts import Accept, Receipt
+from provider.store._database import Database
+from provider.store._records import Last, Payout, SlotsTaken, Stored, Usage
+from provider.store._tables import META, PAYOUTS, RECEIPTS, SESSIONS, USAGE
+
+
+@dataclass(eq=False, slots=True)
+class _Job:
+    """An accept that is to be written, or with `make` the receipt for one."""
+
+    accept: Accept
+    make: Callable[[Last | None], Receipt] | None = None
+    token_ids: bytes | None = None
+    usage: Usage | None = None
+    slots: int = 0
+    """Of the accept's offer."""
+    done: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    receipt: Receipt | None = None
+    """Once it is made."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Jobs that share a transaction."""
+
+    jobs: list[_Job]
+    lasts: dict[tuple[StreamId, int], Last]
+    """Where sessions stand once it is written."""
+    written: asyncio.Future[None]
+
+
+class Receipts(Database):
+    """Of `Store`: what was promised, what was delivered, and what came of it."""
+
+    def __init__(self, engine: Engine, lock: int | None) -> None:
+        super().__init__(engine, lock)
+        self._waiting: list[_Job] = []
+        self._writing: asyncio.Task[None] | None = None
+        self.fence: Callable[[Connection, StreamId], None] | None = None
+        """Where others use the place, too: raises NotOurs in a transaction about a stream that is not ours."""
+        self._last: dict[tuple[StreamId, int], Last] = {}
+        """Where the receipts of sessions stand, of those that finished one lately."""
+
+    async def close(self) -> None:
+        if self._writing is not None:
+            await self._writing
+        await super().close()
+
+    # --- in batches ---
+
+    def _together(self, job: _Job) -> asyncio.Future[Any]:
+        """As `_begin`, in order, but all that comes while the disk is busy is written in one transaction, whether or
+        not somebody still waits for it."""
+        self._waiting.append(job)
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write(self._begin_batch(self._next_batch())))
+        return job.done
+
+    def _next_batch(self) -> list[_Job]:
+        batch, self._waiting = self._waiting, []
+        return batch
+
+    async def _write(self, writing: _Batch) -> None:
+        while True:
+            try:
+                await self._finish_batch(writing)
+            except Exception:  # nothing was written: each for itself, so that one fails alone
+                for job in writing.jobs:
+                    try:
+                        await self._finish_batch(self._begin_batch([job]))
+                    except Exception as error:
+                        if not job.done.cancelled():
+                            job.done.set_exception(error)
+            if not self._waiting:
+                break
+            writing = self._begin_batch(self._next_batch())
+        self._writing = None
+
+    def _begin_batch(self, jobs: list[_Job]) -> _Batch:
+        """Accepts before receipts, each kind in one statement: what a statement costs is shared by all of them."""
+        accepts = [job for job in jobs if job.make is None]
+        usage = [{name: getattr(job.usage, name) for name in _USED} for job in jobs if job.usage is not None]
+        lasts: dict[tuple[StreamId, int], Last] = {}
+
+        def work(c: Connection) -> None:
+            if accepts:
+                self._add_accepts(c, accepts)
+            rows = []
+            for job in jobs:
+                if job.make is not None:
+                    session = job.accept.session_id, job.accept.start
+                    if self.fence is not None:
+                        self.fence(c, job.accept.session_id)
+                        self._last.pop(session, None)  # another gateway may have served it meanwhile
+                    last = lasts.get(session) or self._last.get(session) or _last_of(c, *session)
+                    job.receipt = job.make(last)
+                    lasts[session] = Last.after(last, job.receipt)
+                    rows.append(_row(job.receipt, lasts[session], job.token_ids))
+            if rows and c.execute(_ADD_RECEIPT, rows).rowcount != len(rows):
+                raise RuntimeError("an accept is unknown, or has its receipt already")
+            if usage:
+                c.execute(_ADD_USAGE, usage)
+
+        return _Batch(jobs, lasts, self._begin(work))
+
+    async def _finish_batch(self, batch: _Batch) -> None:
+        try:
+            await batch.written
+        except Exception:
+            for session in batch.lasts:  # it may stand elsewhere
+                self._last.pop(session, None)
+            raise
+        if len(self._last) > _LASTS_KEPT:
+            self._last.clear()
+        self._last |= batch.lasts
+        for job in batch.jobs:
+            if not job.done.cancelled():
+                job.done.set_result(job.receipt)
+
+    # --- accepts and receipts ---
+
+    async def sign_under(self, contract: Address) -> None:
+        """Signatures kept for another contract are worth nothing."""
+
+        def work(c: Connection) -> None:
+            row = self._insert(META).values(name="slashing", value=contract)
+            known = c.execute(select(META.c.value).where(META.c.name == "slashing")).scalar()
+            if known != contract:
+                c.execute(update(RECEIPTS).values(signature=None))
+                c.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": contract}))
+
+        await self._do(work)
+
+    async def last_moment(self) -> int:
+        """The latest time in any accept or receipt: milliseconds."""
+        latest = select(func.max(RECEIPTS.c.accepted_at)), select(func.max(RECEIPTS.c.finished_at))
+        return await self._do(lambda c: max(c.execute(query).scalar() or 0 for query in latest))
+
+    def add_accept(self, accept: Accept, slots: int) -> asyncio.Future[None]:
+        """It names its moment, which no other may have: IntegrityError. Where others use the place, too: SlotsTaken
+        where so many other sessions of the offer are being answered, NotOurs."""
+        return self._together(_Job(accept, slots=slots))
+
+    def _add_accepts(self, c: Connection, jobs: list[_Job]) -> None:
+        rows = [{name: getattr(job.accept, name) for name in _ACCEPTED} for job in jobs]
+        if self.fence is None:
+            c.execute(_ADD_ACCEPT, rows)
+            return
+        r = RECEIPTS.c
+        for job, row in sorted(zip(jobs, rows, strict=True), key=lambda each: each[0].accept.offer_id):
+            # In this order everywhere, so that no two wait for each other.
+            accept = job.accept
+            c.execute(text("SELECT pg_advisory_xact_lock(hashtext(:offer))"), {"offer": accept.offer_id})
+            self.fence(c, accept.session_id)
+            other = or_(r.session_id != accept.session_id, r.start != accept.start)
+            running = select(r.session_id, r.start).where(r.seq.is_(None) & (r.offer_id == accept.offer_id) & other)
+            if len(c.execute(running.distinct()).all()) >= job.slots:
+                raise SlotsTaken
+            c.execute(_ADD_ACCEPT, row)
+
+    async def unanswered(self, stream: StreamId | None = None) -> list[Accept]:
+        """Accepts without a receipt, in their order, of one stream or all."""
+        columns = [RECEIPTS.c[each.name] for each in fields(Accept)]
+        which = true() if stream is None else RECEIPTS.c.session_id == stream
+        query = select(*columns).where(RECEIPTS.c.seq.is_(None) & which).order_by(RECEIPTS.c.accepted_at)
+        return [Accept(**row._mapping) for row in await self._do(lambda c: c.execute(query).all())]
+
+    async def add_receipt(
+        self, accept: Accept, make: Callable[[Last | None], Receipt], token_ids: bytes | None, usage: Usage | None
+    ) -> Receipt:
+        """The next receipt of the accept's session, made from the last one in the transaction that writes it, and
+        once for each accept; `usage` with it."""
+        found: Receipt = await self._together(_Job(accept, make, token_ids, usage))
+        return found
+
+    async def keep_signatures(self, signatures: Mapping[int, bytes]) -> None:
+        """By the accepts' times."""
+        if signatures:
+            rows = [{"at": at, "signed": signature} for at, signature in signatures.items()]
+            clause = update(RECEIPTS).where(RECEIPTS.c.accepted_at == bindparam("at"))
+            await self._do(lambda c: c.execute(clause.values(signature=bindparam("signed")), rows) and None)
+
+    async def receipt(self, name: str) -> Stored | None:
+        """By its hash."""
+        return next(iter(await self._stored(RECEIPTS.c.hash == name, 1)), None)
+
+    async def receipt_for(self, accepted_at: int) -> Stored | None:
+        """By its accept's time."""
+        return next(iter(await self._stored(RECEIPTS.c.accepted_at == accepted_at, 1)), None)
+
+    async def receipts_of(self, session: StreamId, start: int, first: int, most: int) -> list[Stored]:
+        """Of one session from this place on, in order, so many at most."""
+        r = RECEIPTS.c
+        return await self._stored((r.session_id == session) & (r.start == start) & (r.seq >= first), most)
+
+    async def _stored(self, which: ColumnElement[bool], most: int) -> list[Stored]:
+        query = select(RECEIPTS).where(which & RECEIPTS.c.seq.is_not(None)).order_by(RECEIPTS.c.seq).limit(most)
+        found = []
+        for row in await self._do(lambda c: c.execute(query).all()):
+            said = {each.name: row._mapping[each.name] for each in fields(Receipt)}
+            said |= {"amount": int(row.amount), "total": int(row.total)}
+            found.append(Stored(Receipt(**said), row.token_ids, row.signature))
+        return found
+
+    async def prune(self, before: int) -> None:
+        """Drop what was finished before this moment (milliseconds) and nobody can ask for any more: the ids of answers,
+        and of sessions that are forgotten the receipts and the usage."""
+        r = RECEIPTS.c
+        old = r.finished_at < before
+        known = select(SESSIONS.c.stream_id).where(
+            (SESSIONS.c.stream_id == r.session_id) & (SESSIONS.c.start == r.start)
+        )
+        ended = select(SESSIONS.c.id).where(SESSIONS.c.id == USAGE.c.session_id)
+
+        def work(c: Connection) -> None:
+            c.execute(update(RECEIPTS).where(old & r.token_ids.is_not(None)).values(token_ids=None))
+            c.execute(delete(RECEIPTS).where(old & ~known.exists()))
+            c.execute(delete(USAGE).where((USAGE.c.finished_at < before / 1000) & ~ended.exists()))
+
+        await self._do(work)
+
+    # --- usage and payouts ---
+
+    async def usage(self) -> list[Usage]:
+        query = select(USAGE).order_by(USAGE.c.started_at)
+        return [Usage(**row._mapping) for row in await self._do(lambda c: c.execute(query).all())]
+
+    async def add_payout(self, payout: Payout) -> None:
+        row = asdict(payout) | {"amount": str(payout.amount), "fee": str(payout.fee)}
+        await self._do(lambda c: c.execute(self._insert(PAYOUTS).values(row).on_conflict_do_nothing()))
+
+    async def payouts(self) -> list[Payout]:
+        query = select(PAYOUTS).order_by(PAYOUTS.c.at)
+        rows = await self._do(lambda c: c.execute(query).all())
+        return [Payout(**dict(r._mapping) | {"amount": int(r.amount), "fee": int(r.fee)}) for r in rows]
+
+
+_SAID = [each.name for each in fields(Receipt) if each.name not in {each.name for each in fields(Accept)}]
+"""What a receipt adds to its accept."""
+_ACCEPTED = [each.name for each in fields(Accept)]
+_ADD_ACCEPT = insert(RECEIPTS)
+_ADD_RECEIPT = (
+    update(RECEIPTS)
+    .where((RECEIPTS.c.accepted_at == bindparam("at")) & RECEIPTS.c.seq.is_(None))
+    .values({name: bindparam(name) for name in [*_SAID, "hash", "prompt_sum", "completion_sum", "token_ids"]})
+)
+_USED = [each.name for each in fields(Usage)]
+_ADD_USAGE = insert(USAGE)
+_LASTS_KEPT = 10_000
+
+
+def _last_of(c: Connection, session: StreamId, start: int) -> Last | None:
+    """Where the receipts of a session stand, by what is written."""
+    r = RECEIPTS.c
+    columns = r.seq, r.hash, r.prompt_sum, r.completion_sum, r.total
+    of_session = (r.session_id == session) & (r.start == start) & r.seq.is_not(None)
+    found = c.execute(select(*columns).where(of_session).order_by(r.seq.desc()).limit(1)).first()
+    return Last(found[0], found[1], found[2], found[3], int(found[4])) if found else None
+
+
+def _row(receipt: Receipt, following: Last, token_ids: bytes | None) -> dict[str, Any]:
+    """What a receipt adds to its accept's row."""
+    row = {name: getattr(receipt, name) for name in _SAID}
+    return row | {
+        "at": receipt.accepted_at,
+        "amount": str(receipt.amount),
+        "total": str(receipt.total),
+        "hash": receipt.hash,
+        "prompt_sum": following.prompt_tokens,
+        "completion_sum": following.completion_tokens,
+        "token_ids": token_ids,
+    }
