@@ -36,6 +36,30 @@ class ClientLeft(Exception):
     """Before it had said all."""
 
 
+GONE = "penstock.gone"
+"""Where a scope has its connection's `Gone`."""
+
+
+class Gone:
+    """Tells whoever answers, if anybody, that the client has hung up. `receive` tells it, too, to a task that waits for
+    nothing else: that took a tenth of all that an answer cost."""
+
+    def __init__(self) -> None:
+        self._happened = False
+        self._tell: Callable[[], None] | None = None
+
+    def listen(self, tell: Callable[[], None] | None) -> None:
+        """One at a time."""
+        self._tell = tell
+        if self._happened and tell is not None:
+            tell()
+
+    def happen(self) -> None:
+        self._happened = True
+        if self._tell is not None:
+            self._tell()
+
+
 def header(scope: Scope, name: bytes) -> bytes | None:
     """By its lower-case name."""
     for key, value in scope["headers"]:

@@ -17,7 +17,6 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from typing import Any
 
-import aiohttp
 import msgspec
 import structlog
 from sqlalchemy.exc import OperationalError
@@ -29,10 +28,10 @@ from penstock.wire.sessions import OWED_HEADER, prompt_bound
 from provider import plain
 from provider.accounts import VOUCHER_NEEDED, Accounts, Bill
 from provider.admission import Admission, Refusal, Run
-from provider.asgi import ClientLeft, Receive, Scope, Send, header, read_body, send_error, send_json
+from provider.asgi import GONE, ClientLeft, Gone, Receive, Scope, Send, header, read_body, send_error, send_json
 from provider.completions import Counted, Prepared, TokenIds, has_words, prepare, prepare_embedding
 from provider.engines import Dialect, Engine, Fleet
-from provider.engines import headers as engine_headers
+from provider.engines.http import Answer, BrokeOff, Connections, Unreachable
 from provider.errors import ApiError, unwritable
 from provider.limits import Buckets, Queue
 from provider.market import Seller
@@ -47,8 +46,6 @@ log = structlog.get_logger("provider.gateway")
 
 PATHS = frozenset({CHAT, TEXT, EMBEDDINGS})
 
-_KEEP_ALIVE = 4.0
-"""Seconds an idle connection to the engine is kept: less than the 5 of llama.cpp and vLLM."""
 _LONGEST_EVENT = 4 * 2**20
 _LONGEST_ERROR = 64 * 2**10
 
@@ -84,29 +81,13 @@ class Gateway:
         self._buckets = Buckets(settings.session_rate)
         self._admission, self._sessions, self._accounts = admission, sessions, accounts
         self._clock = clock
-        self._http: dict[str, aiohttp.ClientSession] = {}
-        """By the engine's Unix socket; empty: those with a URL."""
+        self._connections: dict[Engine, Connections] = {}
         self._salt = secrets.token_bytes(32)
 
     async def stop(self) -> None:
-        for http in self._http.values():
-            await http.close()
-        self._http.clear()
-
-    def _http_for(self, engine: Engine) -> aiohttp.ClientSession:
-        http = self._http.get(engine.socket)
-        if http is None:
-            options: dict[str, Any] = {"limit": 0, "keepalive_timeout": _KEEP_ALIVE}
-            http = self._http[engine.socket] = aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(engine.socket, **options)
-                if engine.socket
-                else aiohttp.TCPConnector(**options),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.engine_connect_seconds),
-                auto_decompress=False,
-                read_bufsize=2**18,
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return http
+        for connections in self._connections.values():
+            connections.close()
+        self._connections.clear()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -145,7 +126,7 @@ class Gateway:
         try:
             self._metrics.queued(await self.queue.enter(first=bool(session.start)))
             try:
-                await self._serve(session, terms, raw, bill, path, receive, send)
+                await self._serve(session, terms, raw, bill, scope, send)
             finally:
                 self.queue.leave()
         finally:
@@ -153,8 +134,9 @@ class Gateway:
                 bill.close()
 
     async def _serve(
-        self, session: Session, terms: Terms, raw: bytes, bill: Bill | None, path: str, receive: Receive, send: Send
+        self, session: Session, terms: Terms, raw: bytes, bill: Bill | None, scope: Scope, send: Send
     ) -> None:
+        path = scope["path"]
         engine = self._choose(terms.model)
         vllm = engine.dialect is Dialect.VLLM
         prepared = (
@@ -175,8 +157,8 @@ class Gateway:
         job = self._receipts.begin(session, raw)
         exchange = _Exchange(run, path, terms, engine, self._clock, bill, job, prepared)
         engine.running += 1
-        leaving = asyncio.create_task(_left(receive))
-        leaving.add_done_callback(lambda _: exchange.stop(LEFT))
+        gone: Gone = scope[GONE]
+        gone.listen(lambda: exchange.stop(LEFT))
         run.on_cut(lambda: exchange.stop(_refusal_code(run)))
         loop = asyncio.get_running_loop()
         timers = [loop.call_later(self._settings.answer_seconds, exchange.stop, LONG)]
@@ -188,6 +170,7 @@ class Gateway:
                 await self._agree(job)
             async with asyncio.timeout(None) as guard:
                 exchange.on_stop_at_last(lambda: guard.reschedule(loop.time() + _STUCK_SECONDS))
+                exchange.silence.begin(self._settings.engine_answer_seconds)
                 await self._open(exchange, prepared.payload)
                 if path == EMBEDDINGS:
                     await self._vectors(exchange, send)
@@ -208,7 +191,7 @@ class Gateway:
             raise
         finally:
             exchange.on_stop_at_last(None)
-            leaving.cancel()
+            gone.listen(None)
             for timer in timers:
                 timer.cancel()
             try:
@@ -257,37 +240,28 @@ class Gateway:
 
     async def _open(self, exchange: _Exchange, payload: bytes) -> None:
         """Have the engine begin. ApiError where it refuses, is away, or is stopped before it began."""
-        seconds = self._settings.engine_answer_seconds
         try:
-            async with asyncio.timeout(seconds) as guard:
-                exchange.on_stop(lambda: guard.reschedule(0))  # now
-                response = await self._post(exchange, payload)
-        except TimeoutError:
+            answer = await self._post(exchange, payload)
+        except (Unreachable, BrokeOff) as error:
             if exchange.why is not None:
                 raise exchange.error() from None
-            raise ApiError(504, "engine_timeout", f"the engine did not begin to answer within {seconds:g} s") from None
-        except aiohttp.ClientError as error:
             log.warning("the engine is not reached", error=str(error))
             raise ApiError(
                 502, "engine_unreachable", "the engine is not reached: try again shortly", retry_after=2
             ) from None
-        exchange.on_stop(response.close)
-        exchange.response = response
-        if exchange.why is not None:
-            raise exchange.error()
-        if response.status != 200:
-            raise await self._refused(exchange, response)
-        if response.content_type != ("application/json" if exchange.path == EMBEDDINGS else "text/event-stream"):
-            log.error("the engine does not stream", content_type=response.content_type)
+        if answer.status != 200:
+            raise await self._refused(exchange, answer)
+        if answer.content_type != ("application/json" if exchange.path == EMBEDDINGS else "text/event-stream"):
+            log.error("the engine does not stream", content_type=answer.content_type)
             raise ApiError(502, "engine_garbage", "the engine answered with something that is no stream of events")
 
-    async def _post(self, exchange: _Exchange, payload: bytes) -> aiohttp.ClientResponse:
+    async def _post(self, exchange: _Exchange, payload: bytes) -> Answer:
         """To the engine; where nothing listens there, to another one like it."""
         while True:
             engine = exchange.engine
             try:
-                return await self._post_to(engine, exchange.path, payload)
-            except aiohttp.ClientConnectorError as error:
+                answer = await self._connections_to(engine).post(exchange.path, payload)
+            except Unreachable as error:
                 engine.failed(f"the engine is not reached: {error}")
                 log.warning("the engine is not reached", engine=engine.name, error=str(error))
                 other = next((e for e in self._engines.of(exchange.model) if _alike(e, engine, exchange.model)), None)
@@ -296,27 +270,32 @@ class Gateway:
                 engine.running -= 1
                 other.running += 1
                 exchange.engine = other
+                continue
+            exchange.reads(answer)
+            try:
+                await answer.head()
+            except BrokeOff:
+                if not answer.stale or exchange.why is not None:
+                    raise
+            else:
+                return answer
 
-    async def _post_to(self, engine: Engine, path: str, payload: bytes) -> aiohttp.ClientResponse:
-        http = self._http_for(engine)
-        headers = {"content-type": "application/json", "accept": "text/event-stream", **engine_headers(engine.api_key)}
-        url = engine.base_url + path
-        try:
-            return await http.post(url, data=payload, headers=headers, allow_redirects=False)
-        except aiohttp.ClientConnectorError:
-            raise
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            # An idle connection that the engine closed in the same moment: nothing was read, so once more.
-            return await http.post(url, data=payload, headers=headers, allow_redirects=False)
+    def _connections_to(self, engine: Engine) -> Connections:
+        found = self._connections.get(engine)
+        if found is None:
+            found = Connections(engine, connect_seconds=self._settings.engine_connect_seconds)
+            self._connections[engine] = found
+        return found
 
-    async def _refused(self, exchange: _Exchange, response: aiohttp.ClientResponse) -> ApiError:
+    async def _refused(self, exchange: _Exchange, answer: Answer) -> ApiError:
         """What of the engine's refusal concerns the client."""
         raw = b""
-        with suppress(aiohttp.ClientError, TimeoutError):
+        with suppress(BrokeOff, TimeoutError):
             async with asyncio.timeout(self._settings.engine_connect_seconds):
-                raw = await response.content.read(_LONGEST_ERROR)
+                while (part := await answer.read()) and len(raw) < _LONGEST_ERROR:
+                    raw += part
         said = _message(raw)
-        status = response.status
+        status = answer.status
         if exchange.why is not None:
             return exchange.error()
         if exchange.path == EMBEDDINGS and status in (404, 405, 501):
@@ -401,21 +380,18 @@ class Gateway:
 
     async def _vectors(self, exchange: _Exchange, send: Send) -> None:
         """An answer that has no tokens: its prompt is counted and paid for before it is passed on."""
-        response = exchange.response
-        assert response is not None
+        answer = exchange.answer
+        assert answer is not None
         parts, size = [], 0
         try:
-            async with asyncio.timeout(self._settings.engine_answer_seconds):
-                async for chunk in response.content.iter_any():
-                    parts.append(chunk)
-                    size += len(chunk)
-                    if size > MAX_VECTORS:
-                        raise ApiError(502, "engine_garbage", "the engine's answer is too long")
+            while part := await answer.read():
+                parts.append(part)
+                size += len(part)
+                if size > MAX_VECTORS:
+                    raise ApiError(502, "engine_garbage", "the engine's answer is too long")
             body = msgspec.json.decode(b"".join(parts))
             exchange.counted.take({"usage": body["usage"]})
-        except TimeoutError:
-            exchange.stop(SILENT)
-        except (aiohttp.ClientError, ConnectionError) as error:
+        except BrokeOff as error:
             if exchange.why is None:
                 log.warning("the engine broke off", error=str(error))
                 raise ApiError(502, "engine_error", "the engine broke off: try again, or go elsewhere") from None
@@ -451,7 +427,8 @@ class _Exchange:
         self.counted = Counted()
         self.why: str | None = None
         """Why it was stopped, if it was."""
-        self.response: aiohttp.ClientResponse | None = None
+        self.answer: Answer | None = None
+        """The engine's."""
         self.heard = False
         """Whether the engine has said anything."""
         self.first_at: float | None = None
@@ -464,7 +441,8 @@ class _Exchange:
         self._one_choice = prepared.choices == 1
         self._ready: list[bytes] = []
         """Events that have not been passed on: nothing is before the first token."""
-        self._stop: Callable[[], Any] | None = None
+        self.silence = _Silence(lambda: self.stop(SILENT))
+        """Of the engine."""
         self._stop_at_last: Callable[[], Any] | None = None
         self._renames = []
         engine_model = engine.models[self.model]
@@ -472,9 +450,11 @@ class _Exchange:
             old, new = (msgspec.json.encode(name) for name in (engine_model, self.model))
             self._renames = [(b'"model":' + old, b'"model":' + new), (b'"model": ' + old, b'"model": ' + new)]
 
-    def on_stop(self, stop: Callable[[], Any]) -> None:
-        """How it is stopped from now on."""
-        self._stop = stop
+    def reads(self, answer: Answer) -> None:
+        """From now on what stops it closes this."""
+        self.answer = answer
+        if self.why is not None:
+            answer.close()
 
     def on_stop_at_last(self, stop: Callable[[], Any] | None) -> None:
         """What ends it in any case, a while after it was stopped."""
@@ -483,8 +463,8 @@ class _Exchange:
     def stop(self, why: str) -> None:
         if self.why is None and self.concluding is None:
             self.why = why
-            if self._stop is not None:
-                self._stop()
+            if self.answer is not None:
+                self.answer.close()
         if self._stop_at_last is not None:
             self._stop_at_last()
 
@@ -494,10 +474,9 @@ class _Exchange:
             self.stop(LATE)
 
     def close(self) -> None:
-        self._stop = None
-        if self.response is not None:
-            # Not read to its end, the connection is closed, and the engine stops generating.
-            self.response.close() if not self.response.content.at_eof() else self.response.release()
+        self.silence.cancel()
+        if self.answer is not None:
+            self.answer.close()
 
     def begin(self) -> None:
         """The first token is here. ApiError 504 where, by the receipt's stamps, that is later than the offer says."""
@@ -541,7 +520,8 @@ class _Exchange:
         if self.why == LEFT:
             return ApiError(499, LEFT, "the client has left")
         if self.why == SILENT:
-            return ApiError(504, "engine_timeout", "the engine stopped answering: try again, or go elsewhere")
+            what = "stopped answering" if self.answer and self.answer.status else "did not begin to answer in time"
+            return ApiError(504, "engine_timeout", f"the engine {what}: try again, or go elsewhere")
         if self.why == LATE:
             message = f"no token came within the {self._bound} ms that the offer promises: try again, or go elsewhere"
             return ApiError(504, LATE, message)
@@ -553,14 +533,14 @@ class _Exchange:
 
     async def events(self, idle_seconds: float) -> AsyncGenerator[bytes, None]:
         """Whole events as they come, without the [DONE] at their end. ApiError where that does not come."""
-        response = self.response
-        assert response is not None
+        answer = self.answer
+        assert answer is not None
         rest = b""
         done = False
-        silence = _Silence(idle_seconds, lambda: self.stop(SILENT))
+        self.silence.begin(idle_seconds)
         try:
-            async for chunk in response.content.iter_any():
-                silence.broken()
+            while chunk := await answer.read():
+                self.silence.begin(idle_seconds)
                 if self.why is not None:
                     break
                 data = rest + chunk if rest else chunk
@@ -583,11 +563,9 @@ class _Exchange:
                     self.heard = True
                     if data:
                         yield data
-        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+        except BrokeOff as error:
             if self.why is None:
                 log.warning("the engine broke off", error=str(error))
-        finally:
-            silence.end()
         if self.why is not None:
             raise self.error()
         if not done:
@@ -736,24 +714,30 @@ class _Exchange:
 class _Silence:
     """Calls when nothing was heard for so long. Costs one clock reading per piece."""
 
-    def __init__(self, seconds: float, call: Callable[[], None]) -> None:
+    def __init__(self, call: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._seconds, self._call = seconds, call
-        self._heard = self._loop.time()
-        self._timer = self._loop.call_later(seconds, self._look)
+        self._call = call
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
 
-    def broken(self) -> None:
-        self._heard = self._loop.time()
+    def begin(self, seconds: float) -> None:
+        """Now something was heard; the next within so many seconds."""
+        self._due = self._loop.time() + seconds
+        if self._timer is None or self._due < self._timer.when():
+            self.cancel()
+            self._timer = self._loop.call_at(self._due, self._look)
 
-    def end(self) -> None:
-        self._timer.cancel()
+    def cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _look(self) -> None:
-        left = self._heard + self._seconds - self._loop.time()
-        if left <= 0:
+        self._timer = None
+        if self._loop.time() >= self._due:
             self._call()
         else:
-            self._timer = self._loop.call_later(left, self._look)
+            self._timer = self._loop.call_at(self._due, self._look)
 
 
 _SSE_HEADERS = [
@@ -766,11 +750,6 @@ _SSE_HEADERS = [
 def _alike(one: Engine, other: Engine, model: str) -> bool:
     """Whether both take the same request for a model."""
     return (one.dialect, one.models[model]) == (other.dialect, other.models.get(model))
-
-
-async def _left(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _refusal_code(run: Run) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from provider.asgi import GONE, Gone
+
 _LEAVE_SECONDS = 2
 """How long connections may linger after the answers have ended."""
 HEADER_SECONDS = 10.0
@@ -25,10 +27,12 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._gone = Gone()
         self._wait()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self.scope[GONE] = self._gone  # type: ignore[literal-required]
         self._wait()
 
     def on_headers_complete(self) -> None:
@@ -37,6 +41,7 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._rest()
+        self._gone.happen()
         super().connection_lost(exc)
 
     def _wait(self) -> None:
@@ -65,6 +70,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 timeout_graceful_shutdown=_LEAVE_SECONDS,
             )
         )
