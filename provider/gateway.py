@@ -15,6 +15,7 @@ import itertools
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -46,6 +47,8 @@ log = structlog.get_logger("provider.gateway")
 
 PATHS = frozenset({CHAT, TEXT, EMBEDDINGS})
 
+_SALTS = 10_000
+"""Payers whose salts are kept; they can be made again."""
 _LONGEST_EVENT = 4 * 2**20
 _LONGEST_ERROR = 64 * 2**10
 
@@ -82,7 +85,9 @@ class Gateway:
         self._admission, self._sessions, self._accounts = admission, sessions, accounts
         self._clock = clock
         self._connections: dict[Engine, Connections] = {}
-        self._salt = secrets.token_bytes(32)
+        salt = secrets.token_bytes(32)
+        self._salt_of = lru_cache(_SALTS)(lambda payer: hmac.digest(salt, payer.encode(), "sha256").hex())
+        """Keeps one payer's prompts out of what another can learn from the engine's cache by its speed."""
 
     async def stop(self) -> None:
         for connections in self._connections.values():
@@ -150,7 +155,7 @@ class Gateway:
                 max_choices=self._settings.max_choices,
                 dialect=engine.dialect,
                 most_tokens=bill.most_tokens if bill is not None else None,
-                cache_salt=self._salt_of(session) if vllm else None,
+                cache_salt=self._salt_of(self._sessions.payer(session)) if vllm else None,
             )
         )
         run = self._admission.admit(session)
@@ -216,11 +221,6 @@ class Gateway:
             trouble = self._engines.trouble(model)
             raise ApiError(503, "engine_unavailable", f"{trouble}: try again shortly", retry_after=2)
         return able[0]
-
-    def _salt_of(self, session: Session) -> str:
-        """Keeps one payer's prompts out of what another can learn from the engine's cache by its speed."""
-        payer = self._sessions.payer(session)
-        return hmac.digest(self._salt, payer.encode(), "sha256").hex()
 
     async def _conclude(self, exchange: _Exchange, outcome: str) -> None:
         """No more comes: stop the engine, and write down what was served. What was written first stays."""

@@ -200,8 +200,8 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._paused = False
         self._head_size = 0
-        self._to_the_end = False
-        """Whether the answer ends with the connection."""
+        self._measured = False
+        """Whether the answer says where it ends; else that is with the connection."""
 
     def send(self, request: bytes) -> Answer:
         self.used += 1
@@ -247,7 +247,7 @@ class _Connection(asyncio.Protocol):
         answer, self._answer = self._answer, None
         if answer is None:
             return
-        if self._to_the_end and exc is None:
+        if answer.status and not self._measured and exc is None:
             answer.end()
             answer.wake()
         else:
@@ -257,7 +257,7 @@ class _Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._head_size = 0
-        self._to_the_end = True
+        self._measured = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         assert self._answer is not None
@@ -267,7 +267,7 @@ class _Connection(asyncio.Protocol):
             self.hang_up()
         name = name.lower()
         if name in (b"content-length", b"transfer-encoding"):
-            self._to_the_end = False
+            self._measured = True
         elif name == b"content-type":
             self._answer.content_type = value.partition(b";")[0].strip().lower().decode("latin-1")
 

@@ -29,9 +29,8 @@ from provider.store._database import Database
 from provider.store._records import Last, Payout, SlotsTaken, Stored, Usage
 from provider.store._tables import META, PAYOUTS, RECEIPTS, SESSIONS, USAGE
 
-
 _GATHER_SECONDS = 0.001
-"""Between two transactions, where many want one: half of what a transaction costs is the disk's, however much is in it."""
+"""Between two transactions, where many want one: most of what one costs does not depend on how much is in it."""
 
 
 @dataclass(eq=False, slots=True)
