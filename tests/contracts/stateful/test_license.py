@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from penstock.audit import Books
 from penstock.chain import _events, _licence_events
 from penstock.chain.fake import FakeChain
-from penstock.chain.web3_licences import _licence, _product
+from penstock.chain.web3._licences import _licence, _product
 from penstock.errors import Reverted as ModelReverted
 from penstock.keys import LocalAccount
 from penstock.licence_books import LicenceBooks
