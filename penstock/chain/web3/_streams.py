@@ -9,6 +9,7 @@ from penstock.accrual import StreamState, flow
 from penstock.chain import _events, calls, wallet_calls
 from penstock.chain._batches import AT_ONCE, require_batch
 from penstock.chain._codec import interface
+from penstock.chain._filter import only_of
 from penstock.chain.calls import parties, sources
 from penstock.chain.port import Account
 from penstock.chain.web3._vault import Vault
@@ -16,7 +17,6 @@ from penstock.chain.web3._wallets import Wallets
 from penstock.types import (
     NATIVE,
     Address,
-    Opened,
     Order,
     Permit,
     PermitKind,
@@ -42,17 +42,7 @@ class Streams(Vault, Wallets):
         self, first: int, last: int, *, payee: Address | None = None, payer: Address | None = None
     ) -> list[StreamEvent]:
         found = await self._parsed(first, last, list(_events.stream_shapes()))
-        foreign: set[StreamId] = set()
-        kept: list[StreamEvent] = []
-        for event in found:
-            assert isinstance(event, StreamEvent)
-            if isinstance(event, Opened):
-                key = event.key
-                if (payee and key.payee != payee) or (payer and key.payer != payer):
-                    foreign.add(event.id)
-            if event.id not in foreign:
-                kept.append(event)
-        return kept
+        return only_of(found, payee=payee, payer=payer)
 
     # --- writing ---
 
