@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from eth_utils.crypto import keccak
@@ -34,27 +34,22 @@ class Node:
         clock: Callable[[], int] | None = None,
         minimum_stake: int = MINIMUM_STAKE,
         cover_per_slot: int = COVER_PER_SLOT,
+        places: Mapping[str, Address] | None = None,
     ) -> None:
-        """`clock` gives Unix seconds; without one, time moves by `advance` alone."""
+        """`clock` gives Unix seconds; without one, time moves by `advance` alone. `places`: where contracts are, by
+        name, for who wants them at the addresses of real ones."""
+        names = ("StreamPay", "Registry", "Staking", "Slashing", "Catalogue", "License", "AgentWalletFactory")
+        at = {name: place_of(name) for name in names} | dict(places or {})
         self.chain_id = chain_id
-        self.stream_pay = place_of("StreamPay")
-        self.registry = place_of("Registry")
-        self.staking = place_of("Staking")
-        self.wallet_factory = place_of("AgentWalletFactory")
-        self.slashing = place_of("Slashing")
-        self.catalogue = place_of("Catalogue")
-        self.license = place_of("License")
+        self.stream_pay = at["StreamPay"]
+        self.registry = at["Registry"]
+        self.staking = at["Staking"]
+        self.slashing = at["Slashing"]
+        self.catalogue = at["Catalogue"]
+        self.license = at["License"]
+        self.wallet_factory = at["AgentWalletFactory"]
         self.contracts = Contracts(
-            chain_id=chain_id,
-            minimum_stake=minimum_stake,
-            cover_per_slot=cover_per_slot,
-            stream_pay=self.stream_pay,
-            registry=self.registry,
-            staking=self.staking,
-            slashing=self.slashing,
-            catalogue=self.catalogue,
-            license=self.license,
-            wallet_factory=self.wallet_factory,
+            chain_id, minimum_stake, cover_per_slot, self.stream_pay, self.slashing, self.license
         )
         self._clock = clock
         self._made = 0

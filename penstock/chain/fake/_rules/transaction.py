@@ -32,18 +32,14 @@ def require_text(text: str, most: int) -> None:
 
 @dataclass(frozen=True)
 class Contracts:
-    """Where they are, and what they were deployed with."""
+    """What their rules must know of them: where they are, and what they were deployed with."""
 
     chain_id: int
     minimum_stake: int
     cover_per_slot: int
     stream_pay: Address
-    registry: Address
-    staking: Address
     slashing: Address
-    catalogue: Address
     license: Address
-    wallet_factory: Address
 
     @cached_property
     def stream_pay_domain(self) -> Domain:
