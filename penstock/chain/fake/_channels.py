@@ -10,8 +10,8 @@ from penstock.chain._batches import require_batch
 from penstock.chain.fake._rules.channels import ChannelRules
 from penstock.chain.fake._vault import Vault
 from penstock.chain.fake._wallets import Wallets
-from penstock.chain.port import Account
 from penstock.channels import ChannelState
+from penstock.keys import Account
 from penstock.types import NATIVE, Address, ChannelOrder, Permit, Receipt, StreamId, StreamKey, Voucher
 
 

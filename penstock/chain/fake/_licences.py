@@ -8,8 +8,8 @@ from typing import TypeVar
 from penstock.chain._batches import require_tickets
 from penstock.chain.fake._node import Node
 from penstock.chain.fake._rules.licences import LicenceRules
-from penstock.chain.port import Account
 from penstock.errors import NotFound
+from penstock.keys import Account
 from penstock.licences import (
     NO_HASH,
     AutoCharge,

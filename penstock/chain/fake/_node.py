@@ -10,8 +10,8 @@ from eth_utils.crypto import keccak
 
 from penstock.chain.fake._rules.state import FakeBlock, State
 from penstock.chain.fake._rules.transaction import Contracts, Refused, Transaction
-from penstock.chain.port import Account
 from penstock.errors import InsufficientFunds, NodeUnavailable, Reverted, TransactionLost
+from penstock.keys import Account
 from penstock.networks import LOCAL_CHAIN_ID
 from penstock.types import Address, Block, Receipt, address, hex32
 from penstock.units import format_amount

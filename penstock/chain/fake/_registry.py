@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from penstock.chain.fake._node import Node
 from penstock.chain.fake._rules.registry import RegistryRules, active_slots, was_signer
 from penstock.chain.fake._rules.staking import covers
-from penstock.chain.port import Account
 from penstock.errors import NotFound, Reverted
+from penstock.keys import Account
 from penstock.types import Address, Basis, MarketChanges, Offer, OfferId, Provider, Receipt, Service, Terms
 
 _MAX_UNBACKED = 16

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from penstock.chain.fake._node import Node
 from penstock.chain.fake._rules.staking import StakingRules, covers
-from penstock.chain.port import Account
+from penstock.keys import Account
 from penstock.types import NATIVE, Address, Receipt
 
 

@@ -13,7 +13,7 @@ from penstock.chain.fake._rules.streams import StreamRules
 from penstock.chain.fake._rules.transaction import UINT256
 from penstock.chain.fake._vault import Vault
 from penstock.chain.fake._wallets import Wallets
-from penstock.chain.port import Account
+from penstock.keys import Account
 from penstock.types import (
     ZERO_ADDRESS,
     Address,

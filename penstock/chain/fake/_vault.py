@@ -7,7 +7,7 @@ from functools import cached_property
 from penstock.chain.fake._node import Node
 from penstock.chain.fake._rules.transaction import UINT256, Transaction
 from penstock.chain.fake._rules.vault import VaultRules
-from penstock.chain.port import Account
+from penstock.keys import Account
 from penstock.types import NATIVE, Address, Event, Receipt
 from penstock.wire.eip712 import Domain, session_domain
 

@@ -12,9 +12,9 @@ from penstock.chain.fake._node import Node
 from penstock.chain.fake._rules.state import WalletState
 from penstock.chain.fake._rules.transaction import Transaction
 from penstock.chain.fake._rules.wallets import WalletRules
-from penstock.chain.port import Account
 from penstock.chain.refusals import as_cap_exceeded
 from penstock.errors import NotFound, Reverted
+from penstock.keys import Account
 from penstock.types import Address, Receipt, StreamId, address
 from penstock.wallets import Beginning, Grant, Wallet, WalletEvent
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from penstock.chain import calls, wallet_calls
 from penstock.chain._codec import interface
 from penstock.chain.calls import parties
-from penstock.chain.port import Account
 from penstock.chain.web3._vault import Vault
 from penstock.chain.web3._wallets import Wallets
 from penstock.channels import ChannelState
+from penstock.keys import Account
 from penstock.types import Address, ChannelOrder, Permit, PermitKind, Receipt, StreamId, StreamKey, Voucher, unhex
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from penstock.chain import _licence_events, calls
 from penstock.chain._codec import checksum, interface
-from penstock.chain.port import Account
 from penstock.chain.web3._sending import Sending, Takes
 from penstock.errors import NotFound
+from penstock.keys import Account
 from penstock.licences import (
     NO_HASH,
     AutoCharge,

@@ -7,10 +7,10 @@ from typing import Any
 
 from penstock.chain import _changes
 from penstock.chain._codec import Function, checksum, interface
-from penstock.chain.port import Account
 from penstock.chain.web3._node import PAGE
 from penstock.chain.web3._sending import Sending
 from penstock.errors import NotFound
+from penstock.keys import Account
 from penstock.types import (
     Address,
     Basis,

@@ -16,9 +16,9 @@ from penstock.chain import _events, _licence_events, _verdicts
 from penstock.chain._codec import Function, checksum, interface, revert_reason
 from penstock.chain._rpc import RpcError
 from penstock.chain.calls import Call, Mined, Prepared
-from penstock.chain.port import Account
 from penstock.chain.web3._tokens import Tokens
 from penstock.errors import ChainError, InsufficientFunds, NodeUnavailable, Reverted, TransactionLost
+from penstock.keys import Account
 from penstock.types import NATIVE, Address, Receipt, hex32
 from penstock.units import format_amount
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from penstock.chain._codec import checksum, interface
-from penstock.chain.port import Account
 from penstock.chain.web3._sending import Sending
+from penstock.keys import Account
 from penstock.types import Address, Receipt
 
 

@@ -11,9 +11,9 @@ from penstock.chain._batches import AT_ONCE, require_batch
 from penstock.chain._codec import interface
 from penstock.chain._filter import only_of
 from penstock.chain.calls import parties, sources
-from penstock.chain.port import Account
 from penstock.chain.web3._vault import Vault
 from penstock.chain.web3._wallets import Wallets
+from penstock.keys import Account
 from penstock.types import (
     NATIVE,
     Address,

@@ -8,10 +8,10 @@ from typing import Any
 from penstock.caps import Caps, Usage
 from penstock.chain._codec import checksum, event_shapes, interface, place_of
 from penstock.chain.calls import Call
-from penstock.chain.port import Account
 from penstock.chain.refusals import as_cap_exceeded
 from penstock.chain.web3._sending import Sending
 from penstock.errors import NotFound, Reverted
+from penstock.keys import Account
 from penstock.types import Address, Receipt, StreamId, unhex
 from penstock.wallets import Beginning, Grant, Scope, Wallet, WalletEvent
 
