@@ -19,7 +19,7 @@ import stat
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import coincurve
 from eth_utils.crypto import keccak
@@ -27,14 +27,23 @@ from eth_utils.crypto import keccak
 from penstock.errors import ConfigError
 from penstock.networks import LOCAL_CHAIN_ID
 from penstock.types import Address, address
+from penstock.wire.eip712 import KeySigner
 
 TEST_MNEMONIC = "test test test test test test test test test test test junk"
 TEST_ACCOUNTS = 10
 _CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
 
+class Account(KeySigner, Protocol):
+    """A key that can also sign transactions."""
+
+    def sign_transaction(self, transaction: dict[str, Any]) -> bytes:
+        """The raw transaction to send."""
+        ...
+
+
 class LocalAccount:
-    """A private key in this process: a `penstock.chain.port.Account`. It never shows its key by accident."""
+    """A private key in this process: an `Account`. It never shows its key by accident."""
 
     __slots__ = ("_key", "address")
 

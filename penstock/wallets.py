@@ -11,7 +11,7 @@ from enum import IntFlag
 from typing import Any
 
 from penstock.caps import Caps
-from penstock.chain.port import Account
+from penstock.keys import Account
 from penstock.types import Address, Place
 
 
@@ -82,7 +82,7 @@ class WalletEvent:
 
 
 class WalletAccount:
-    """A `penstock.chain.port.Account` whose money is a wallet's: what it signs, one of the wallet's keys signs."""
+    """An account whose money is a wallet's: what it signs, one of the wallet's keys signs."""
 
     def __init__(self, wallet: Address, key: Account) -> None:
         self.address = wallet

@@ -12,9 +12,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from penstock.chain import _rpc, web3
+from penstock.chain import _rpc
 from penstock.chain._codec import revert_reason
-from penstock.chain.web3 import Web3Chain
+from penstock.chain.web3 import Web3Chain, _node, _sending
 from penstock.errors import ChainError, NoContract, NodeUnavailable, Reverted, WrongChain
 from penstock.keys import new_session_key
 from penstock.types import NATIVE, Deposited, Service, Terms
@@ -229,7 +229,7 @@ async def test_more_than_a_page_of_offers(deployed: Deployed) -> None:
             await chain.register(
                 owner, payee=owner.address, signer=owner.address, service=Service.INFERENCE, endpoint="http://x"
             )
-            several = [Terms("m", NATIVE, rate, 0, 0, 1, 1, 0, "", "") for rate in range(1, web3.PAGE + 6)]
+            several = [Terms("m", NATIVE, rate, 0, 0, 1, 1, 0, "", "") for rate in range(1, _node.PAGE + 6)]
             stake = max(await chain.minimum_stake(), len(several) * await chain.cover_per_slot())
             await chain.stake(owner, owner.address, stake)
             await asyncio.gather(*(chain.create_offer(owner, owner.address, terms) for terms in several))
@@ -307,7 +307,7 @@ class Race:
 
 
 async def test_a_dropped_transaction_is_sent_again(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web3, "_REBROADCAST", 0.1)
+    monkeypatch.setattr(_sending, "_REBROADCAST", 0.1)
     with Node(load_state=deployed.state) as node:
         account = new_session_key()
         node.set_balance(account.address, COIN)

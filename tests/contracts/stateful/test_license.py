@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from penstock.audit import Books
 from penstock.chain import _events, _licence_events
 from penstock.chain.fake import FakeChain
-from penstock.chain.web3_licences import _licence, _product
+from penstock.chain.web3._licences import _licence, _product
 from penstock.errors import Reverted as ModelReverted
 from penstock.keys import LocalAccount
 from penstock.licence_books import LicenceBooks
@@ -130,9 +130,12 @@ class LicenseMachine(RuleBasedStateMachine):
 
     def new_model(self) -> FakeChain:
         """Where the contracts are and with the same tokens, so that signatures and addresses are the same."""
-        model = FakeChain(chain_id=int(self.evm.rpc("eth_chainId"), 16), clock=lambda: self.evm.now)
-        model.stream_pay, model.license = address(self.pay.address), address(self.license.address)
-        model.catalogue = address(self.shop.catalogue.address)
+        places = {"StreamPay": self.pay, "License": self.license, "Catalogue": self.shop.catalogue}
+        model = FakeChain(
+            chain_id=int(self.evm.rpc("eth_chainId"), 16),
+            clock=lambda: self.evm.now,
+            places={name: address(contract.address) for name, contract in places.items()},
+        )
         state = model._state
         state.treasury = address(TREASURY)
         for token in self.world.tokens[1:]:

@@ -1,4 +1,4 @@
-"""The part of the port that is about products and licences: all that Penstock asks of Catalogue.vy and License.vy.
+"""Catalogue and License: products, and the licences to them.
 
 `NotFound` where a product, release or licence does not exist.
 """
@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from penstock.keys import Account
 from penstock.licences import (
     NO_HASH,
     AutoCharge,
@@ -26,9 +27,6 @@ from penstock.licences import (
 )
 from penstock.types import Address, Receipt
 from penstock.wire.eip712 import Domain
-
-if TYPE_CHECKING:
-    from penstock.chain.port import Account
 
 
 class Licences(Protocol):

@@ -1,14 +1,16 @@
-"""What `Web3Chain` does of `penstock.chain.licences.Licences`."""
+"""Catalogue and License: products, and the licences to them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from penstock.chain import _licence_events, calls
-from penstock.chain._codec import Function, checksum, interface
+from penstock.chain._codec import checksum, interface
+from penstock.chain.web3._sending import Sending, Takes
 from penstock.errors import NotFound
+from penstock.keys import Account
 from penstock.licences import (
     NO_HASH,
     AutoCharge,
@@ -29,39 +31,8 @@ from penstock.licences import (
 from penstock.types import NATIVE, ZERO_ADDRESS, Address, Receipt, unhex
 from penstock.wire.eip712 import Domain, license_domain
 
-if TYPE_CHECKING:
-    from penstock.chain.calls import Call
-    from penstock.chain.port import Account
 
-Takes = tuple[Address, Address, int, int]
-
-
-class Web3Licences:
-    chain_id: int
-    catalogue: Address
-    license: Address
-
-    if TYPE_CHECKING:
-
-        async def _view(self, to: Address, function: Function, *args: Any) -> Any: ...
-        async def _views(self, to: Address, function: Function, calls: Sequence[tuple[Any, ...]]) -> list[Any]: ...
-        async def _all_pages(self, to: Address, function: Function, fixed: tuple[Any, ...]) -> list[Any]: ...
-        async def _logs_of(
-            self, first: int, last: int, topics: list[str], source: Address | list[Address]
-        ) -> list[tuple[dict[str, Any], int]]: ...
-        async def _make(self, account: Account, call: Call) -> Receipt: ...
-        async def _send(
-            self,
-            account: Account,
-            to: Address,
-            function: Function,
-            args: tuple[Any, ...],
-            *,
-            doing: str,
-            value: int = 0,
-            takes: Takes | None = None,
-        ) -> Receipt: ...
-
+class Licences(Sending):
     # --- reading ---
 
     async def product(self, product: ProductId) -> Product:

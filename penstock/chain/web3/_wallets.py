@@ -1,20 +1,19 @@
-"""Agent wallets over JSON-RPC, for `penstock.chain.web3`."""
+"""Agent wallets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from penstock.caps import Caps, Usage
 from penstock.chain._codec import checksum, event_shapes, interface, place_of
 from penstock.chain.calls import Call
 from penstock.chain.refusals import as_cap_exceeded
+from penstock.chain.web3._sending import Sending
 from penstock.errors import NotFound, Reverted
+from penstock.keys import Account
 from penstock.types import Address, Receipt, StreamId, unhex
 from penstock.wallets import Beginning, Grant, Scope, Wallet, WalletEvent
-
-if TYPE_CHECKING:
-    from penstock.chain.port import Account
 
 EVENTS = (
     "CapsChanged",
@@ -33,23 +32,7 @@ EVENTS = (
 )
 
 
-class WalletsOverRpc:
-    """Mixed into `Web3Chain`, which gives `_view`, `_views`, `_send` and `_logs_of`."""
-
-    wallet_factory: Address
-    _known_wallets: set[Address]
-
-    if TYPE_CHECKING:
-
-        async def _view(self, to: Address, function: Any, *args: Any) -> Any: ...
-        async def _views(self, to: Address, function: Any, calls: Sequence[tuple[Any, ...]]) -> list[Any]: ...
-        async def _send(
-            self, account: Account, to: Address, function: Any, args: tuple[Any, ...], *, doing: str
-        ) -> Receipt: ...
-        async def _logs_of(
-            self, first: int, last: int, topics: list[str], source: Address | list[Address]
-        ) -> list[tuple[dict[str, Any], int]]: ...
-
+class Wallets(Sending):
     async def is_wallet(self, account: Address) -> bool:
         if account not in self._known_wallets:
             if not await self._view(self.wallet_factory, interface("AgentWalletFactory")["is_wallet"], account):

@@ -1,22 +1,18 @@
-"""What the chain port says of agent wallets."""
+"""Agent wallets."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from penstock.caps import Caps, Usage
 from penstock.chain.calls import Call
+from penstock.keys import Account
 from penstock.types import Address, Receipt, StreamId
-
-if TYPE_CHECKING:
-    from penstock.chain.port import Account
-    from penstock.wallets import Beginning, Grant, Wallet, WalletEvent
+from penstock.wallets import Beginning, Grant, Wallet, WalletEvent
 
 
 class Wallets(Protocol):
-    """The part of `penstock.chain.port.Chain` that is about agent wallets."""
-
     wallet_factory: Address
 
     async def is_wallet(self, account: Address) -> bool:
