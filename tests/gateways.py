@@ -61,7 +61,7 @@ class Gateway:
 
     async def greet(self, request: web.Request) -> web.StreamResponse:
         chain = self.chain
-        contracts = Contracts(chain.stream_pay, chain.registry, chain.staking)
+        contracts = Contracts(chain.stream_pay, chain.registry, chain.staking, chain.slashing)
         me = self.account.address
         return answer(WellKnown(1, me, self.endpoint, chain.chain_id, contracts, me, me, [], self.min_relayed_duration))
 
