@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-import httpx
 from ape import networks
 
 from penstock import deploy as deployer
 from penstock.chain.web3 import Web3Chain
+from penstock.consumer.connections import Connections
 from penstock.deployments import Deployment
 from penstock.errors import ConfigError, GatewayRefused, PenstockError, ReceiptRefused, Reverted
 from penstock.keys import LocalAccount, well_known_account
@@ -79,7 +79,7 @@ class Play:
     async def run(self) -> None:
         async with (
             await Web3Chain.connect(self.stage.rpc_url, self.deployment) as self.chain,
-            httpx.AsyncClient() as self.http,
+            Connections(allow_private=True) as self.http,
         ):
             await Sandbox().check()
             self.treasury = await self.chain.treasury()
@@ -295,7 +295,7 @@ class Play:
         folder = self.stage.folder / (home or NAMES[who].lower())
         account: LocalAccount = self.accounts[who]
         content = open_content(folder, "")
-        return Skills(self.chain, account, self.http, content, folder / "receipts.jsonl", allow_private=True)
+        return Skills(self.chain, account, self.http, content, folder / "receipts.jsonl")
 
     def command(self, who: int, *words: str, quiet: bool = False, fails: bool = False) -> str:
         """A user's command line. What it says is shown; its stdout is the result."""

@@ -20,6 +20,7 @@ import pytest
 from agents.skills._templates import document
 from penstock.chain.fake import FakeChain
 from penstock.chain.port import Account
+from penstock.consumer.connections import Connections
 from penstock.keys import LocalAccount, new_session_key
 from penstock.licences import Licence, LicenceId, Product, ProductId, Tier
 from penstock.skills.client import Skills, SkillSession, domain_of
@@ -165,9 +166,9 @@ class SkillMarket:
     async def skills(self, account: LocalAccount) -> AsyncIterator[Skills]:
         """What an account uses; its content is its own."""
         home = self.folder / account.address
-        async with httpx.AsyncClient(timeout=60) as http:
+        async with Connections(allow_private=True) as http:
             content = LocalContent(home / "content")
-            yield Skills(self.chain, account, http, content, home / "receipts.jsonl", allow_private=True)
+            yield Skills(self.chain, account, http, content, home / "receipts.jsonl")
 
 
 async def execute(market: SkillMarket, session: SkillSession, body: Any, token: str | None = None) -> httpx.Response:

@@ -12,14 +12,13 @@ import time
 from dataclasses import replace
 from typing import Any
 
-import httpx
 import structlog
 from sqlalchemy import Connection, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from agents.explorer import _schema as schema
 from agents.explorer._store import Store, StoreUnavailable
-from penstock.consumer.endpoint import check_endpoint, check_resolved
+from penstock.consumer.connections import Connections
 from penstock.consumer.gateway import Gateway, Waits
 from penstock.deployments import Deployment
 from penstock.errors import PenstockError
@@ -40,13 +39,11 @@ class Prober:
 
     def __init__(self, store: Store, deployment: Deployment, *, every: float) -> None:
         self._store, self._chain_id, self._every = store, deployment.chain_id, every
-        self._allow_private = deployment.chain_id == LOCAL_CHAIN_ID
         self._waits = replace(Waits(), greeting=_WITHIN)
 
     async def run(self) -> None:
         """Until cancelled."""
-        limits = httpx.Limits(max_connections=_AT_ONCE, max_keepalive_connections=0)
-        async with httpx.AsyncClient(timeout=self._waits.connect, limits=limits, trust_env=False) as http:
+        async with self.connections() as http:
             while True:
                 try:
                     await self.round(http)
@@ -54,7 +51,12 @@ class Prober:
                     log.warning("no round of probes", error=str(error))
                 await asyncio.sleep(self._every)
 
-    async def round(self, http: httpx.AsyncClient) -> None:
+    def connections(self) -> Connections:
+        return Connections(
+            allow_private=self._chain_id == LOCAL_CHAIN_ID, connect=self._waits.connect, at_once=_AT_ONCE
+        )
+
+    async def round(self, http: Connections) -> None:
         """Ask every provider that offers something, and keep who answered."""
         providers = await self._store.read(_active)
         free = asyncio.Semaphore(_AT_ONCE)
@@ -72,13 +74,11 @@ class Prober:
         if samples:
             await self._store.note(lambda connection: _add(connection, samples))
 
-    async def _answers(self, http: httpx.AsyncClient, provider: str, endpoint: str) -> bool:
+    async def _answers(self, http: Connections, provider: str, endpoint: str) -> bool:
         """Whether the provider itself answers there, for this chain."""
         try:
             async with asyncio.timeout(_WITHIN):
-                check_endpoint(endpoint, allow_private=self._allow_private)
-                if not self._allow_private:
-                    await check_resolved(endpoint)
+                http.check(endpoint)
                 found = await Gateway(endpoint, http, self._waits).well_known()
         except (PenstockError, TimeoutError, OSError, ValueError):  # a name that is none is a ValueError
             return False

@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 
 from agents._context import Context
 from agents._output import emit_json, emit_table, short_address, talk
 from agents.skills import _templates
 from penstock.consumer import funds
+from penstock.consumer.connections import Connections
 from penstock.errors import ConfigError, NotFound, PenstockError
 from penstock.licences import ENDLESS, NEVER, Item, Kind, Licence, LicenceId, Product, ProductId, Status, Tier, split
 from penstock.networks import LOCAL_CHAIN_ID, network
@@ -43,10 +43,10 @@ class Wish:
 @asynccontextmanager
 async def _skills(context: Context, ipfs_url: str = "") -> AsyncIterator[Skills]:
     chain, account, home = await context.chain(), context.payer(), context.settings.home
-    async with httpx.AsyncClient(timeout=60) as http:
+    async with Connections(allow_private=_private(context)) as http:
         receipts = home / f"skill-receipts-{chain.chain_id}-{account.address}.jsonl"
         content = open_content(home, ipfs_url)
-        yield Skills(chain, account, http, content, receipts, allow_private=_private(context))
+        yield Skills(chain, account, http, content, receipts)
 
 
 def _private(context: Context) -> bool:
@@ -190,11 +190,11 @@ async def show(context: Context, number: int, ipfs_url: str) -> None:
     together = bought_together(events, products, product.id)
     price = next((price for price in product.prices if price), 0)
     shares = split(price, product, products.__getitem__, await chain.treasury())
-    async with httpx.AsyncClient(timeout=60) as http:
+    async with Connections(allow_private=_private(context)) as http:
         content = open_content(context.settings.home, ipfs_url)
         card: Card | None = None
         try:
-            card = await Catalogue(chain, http, content, allow_private=_private(context)).card(product)
+            card = await Catalogue(chain, http, content).card(product)
         except PenstockError as error:
             talk(f"warning  {error}")
     operations = {} if card is None or card.kind == "model" else card.interface().operations

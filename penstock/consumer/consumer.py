@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import TypeVar
 
-import httpx
-
 from penstock.accrual import StreamState, flow
 from penstock.caps import Caps
 from penstock.chain.paying import paying_from_wallet
@@ -20,7 +18,7 @@ from penstock.chain.port import Account, Chain
 from penstock.channels import ChannelState
 from penstock.consumer.both import BothSession
 from penstock.consumer.channel import ChannelSession
-from penstock.consumer.endpoint import check_endpoint, check_resolved
+from penstock.consumer.connections import Connections
 from penstock.consumer.gateway import Gateway, Waits
 from penstock.consumer.market import Listing, Market
 from penstock.consumer.session import NOT_YET, POLL, Gasless, Session
@@ -139,12 +137,7 @@ class Consumer:
         same."""
         self._on_warning = on_warning
         self._on_news = on_news
-        self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(None, connect=self.waits.connect),
-            # A developer's own node and gateway are not reached through the proxy to the internet.
-            trust_env=not self.allow_private,
-            headers={"user-agent": "penstock"},
-        )
+        self._http = Connections(allow_private=self.allow_private, connect=self.waits.connect)
 
     async def __aenter__(self) -> Consumer:
         return self
@@ -483,9 +476,7 @@ class Consumer:
 
     async def gateway(self, endpoint: str) -> Gateway:
         """OfferMismatch where it is not an endpoint to connect to."""
-        check_endpoint(endpoint, allow_private=self.allow_private)
-        if not self.allow_private:
-            await check_resolved(endpoint)
+        self._http.check(endpoint)
         return Gateway(endpoint, self._http, self.waits)
 
     async def shake_hands(

@@ -1,6 +1,6 @@
 """Uses a licence at its publisher's gateway, and believes nothing that it can check.
 
-    skills = Skills(chain, account, http, content, Path("receipts.jsonl"), allow_private=False)
+    skills = Skills(chain, account, Connections(allow_private=False), content, Path("receipts.jsonl"))
     session = await skills.session_for(product)
     answer = await session.call("count", {"text": "a b"})
 
@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 
 from penstock.chain.port import Account, Chain
-from penstock.consumer.endpoint import check_endpoint, check_resolved
+from penstock.consumer.connections import Connections
 from penstock.consumer.gateway import Gateway, Waits
 from penstock.errors import (
     BadSignature,
@@ -104,10 +103,9 @@ class SkillAnswer:
 class Catalogue:
     """What anybody may read of the market of skills."""
 
-    def __init__(self, chain: Chain, http: httpx.AsyncClient, content: Content, *, allow_private: bool) -> None:
-        """`allow_private`: endpoints may be on this machine or a private network."""
+    def __init__(self, chain: Chain, http: Connections, content: Content) -> None:
         self.chain, self.content = chain, content
-        self._http, self._allow_private, self._waits = http, allow_private, Waits()
+        self._http, self._waits = http, Waits()
 
     async def gateway(self, product: Product) -> tuple[SkillGateway, Provider]:
         """Where its publisher serves it. NotFound where the publisher has no endpoint."""
@@ -118,9 +116,7 @@ class Catalogue:
                 f"{product.publisher}, who publishes product {product.id}, has no gateway in the registry: ask it to "
                 "serve (penstock-provider skills), or for a refund"
             ) from None
-        check_endpoint(provider.endpoint, allow_private=self._allow_private)
-        if not self._allow_private:
-            await check_resolved(provider.endpoint)
+        self._http.check(provider.endpoint)
         return SkillGateway(provider.endpoint, self._http, self._waits), provider
 
     async def card(self, product: Product, number: int = 0) -> Card:
@@ -143,14 +139,12 @@ class Skills(Catalogue):
         self,
         chain: Chain,
         account: Account,
-        http: httpx.AsyncClient,
+        http: Connections,
         content: Content,
         receipts: Path,
-        *,
-        allow_private: bool,
     ) -> None:
         """`receipts`: the file to which receipts are added, one line each."""
-        super().__init__(chain, http, content, allow_private=allow_private)
+        super().__init__(chain, http, content)
         self.account = account
         self.domain = domain_of(chain)
         self.key = licence_key(account, self.domain)

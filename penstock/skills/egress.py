@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
-from penstock.consumer.endpoint import is_private
+from penstock.consumer.endpoint import addresses, is_private
 
 _HEAD = 16 * 1024
 _CONNECT_SECONDS = 10.0
@@ -76,8 +76,9 @@ class Egress:
             host, port = _pair(target, 443) if method == "CONNECT" else _target(target)
             if (host, port) not in self._allowed:
                 return await _refuse(writer, f"the skill's card does not declare {host}:{port}")
-            address = await self._resolve(host, port)
-            if address is None:
+            try:
+                address, *_ = await addresses(host, port, allow_private=self._allow_private)
+            except OSError:
                 return await _refuse(writer, f"{host} leads to a private address, or nowhere")
             async with asyncio.timeout(_CONNECT_SECONDS):
                 far_reader, far_writer = await asyncio.open_connection(address, port)
@@ -98,13 +99,6 @@ class Egress:
                 await _refuse(writer, "not reached")
         finally:
             writer.close()
-
-    async def _resolve(self, host: str, port: int) -> str | None:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = [str(one[4][0]) for one in found]
-        if not self._allow_private and any(is_private(address) for address in addresses):
-            return None
-        return addresses[0] if addresses else None
 
 
 def _pair(text: str, port: int) -> tuple[str, int]:

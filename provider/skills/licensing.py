@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
-import httpx
 import structlog
 
 from penstock.chain.port import Account, Chain
+from penstock.consumer.connections import Connections
 from penstock.errors import ChainError, ConfigError, NotFound, PenstockError
 from penstock.licences import Item, Kind, Licence, Product, ProductId
 from penstock.skills.client import Skills
@@ -154,15 +154,8 @@ async def open_licensing(
     name = f"{chain.chain_id}-{provider}"
     with tempfile.TemporaryDirectory(prefix="penstock-skills-") as unpacked:
         os.chmod(unpacked, 0o755)  # whoever the sandbox runs as reads in there
-        async with httpx.AsyncClient() as http:
-            skills = Skills(
-                chain,
-                account,
-                http,
-                content,
-                home / f"skill-receipts-{name}.jsonl",
-                allow_private=settings.skill_private_backends,
-            )
+        async with Connections(allow_private=settings.skill_private_backends) as http:
+            skills = Skills(chain, account, http, content, home / f"skill-receipts-{name}.jsonl")
             served = {}
             for product in found:
                 one = await _served(chain, content, product, Path(unpacked), sandbox, skills, settings)

@@ -214,7 +214,7 @@ async def test_uptime_is_what_was_asked_and_answered(rig: Rig, monkeypatch: pyte
             {"answer": lambda: web.Response(status=302, headers={"location": url + "/.well-known/penstock.json"})},
             {"answer": lambda: web.Response(text="[]")},
         ]
-        async with httpx.AsyncClient(timeout=5, trust_env=False) as http:
+        async with prober.connections() as http:
             seen = []
             for change in answers:
                 said.update(change)
@@ -252,7 +252,7 @@ async def test_the_prober_stays_off_private_hosts_of_a_public_chain(rig: Rig) ->
         said["answer"] = lambda: asked.append(1) or web.json_response({})
         public = Prober(rig.store, replace(rig.deployment, chain_id=56), every=60)
         local = Prober(rig.store, rig.deployment, every=60)
-        async with httpx.AsyncClient(timeout=5, trust_env=False) as http:
+        async with public.connections() as http:
             for endpoint in (
                 url,
                 url.replace("127.0.0.1", "localhost"),
@@ -260,6 +260,7 @@ async def test_the_prober_stays_off_private_hosts_of_a_public_chain(rig: Rig) ->
             ):
                 assert not await public._answers(http, shop.account.address, endpoint)
             assert asked == []
+        async with local.connections() as http:
             assert not await local._answers(http, shop.account.address, url)
             assert asked == [1]
 
