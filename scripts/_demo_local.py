@@ -4,9 +4,11 @@ explorer on.
 """
 
 import argparse
+import contextlib
 import gzip
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -23,9 +25,11 @@ GAS_PRICE = 50_000_000  # wei: what BSC asks
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One below those that the kernel gives to connections: nothing takes it until it is used."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.SystemRandom().randrange(10_000, 32_000)))
+            return int(probe.getsockname()[1])
 
 
 def wait_for(url: str, node: subprocess.Popen[bytes], seconds: float = 20) -> None:

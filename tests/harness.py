@@ -9,9 +9,11 @@ Everything is synchronous and takes milliseconds: tests call it between awaits.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -20,7 +22,6 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -34,8 +35,8 @@ from penstock.types import Address, hex32
 
 GAS_PRICE = 10**9
 """Wei; what BSC asks, or more."""
-READY_WITHIN = 30.0
-"""Seconds that anvil may take to start: it takes 0.1 on an idle machine."""
+PATIENCE = 60.0
+"""Seconds that anything may take on a busy machine; only a test that fails waits so long."""
 _MINT = keccak(text="mint(address,uint256)")[:4]
 _MINTER = 9
 """The test account that mints tokens: no test uses it for anything else, so that its nonce disturbs nobody."""
@@ -48,13 +49,15 @@ class NodeError(Exception):
 
 
 def free_port() -> int:
-    """A port that is free now. Another process may take it before it is used: bind port 0 where that is possible."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that is free, and that no connection is given by chance: it is below those that the kernel hands out, so
+    that a process may listen on it later, or again."""
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", random.SystemRandom().randrange(10_000, 32_000)))
+            return int(probe.getsockname()[1])
 
 
-def wait_until(look: Callable[[], Found], seconds: float = 20, what: str = "the condition") -> Found:
+def wait_until(look: Callable[[], Found], seconds: float = PATIENCE, what: str = "the condition") -> Found:
     """The first true answer of `look`. AssertionError after the deadline."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
@@ -81,7 +84,7 @@ class Node:
             self._options += ["--block-time", str(block_time)]
         if load_state is not None:
             self._options += ["--load-state", str(load_state)]
-        self._port = port
+        self._port = port or free_port()  # the same after an outage
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = ""
         self.url = ""
@@ -102,7 +105,7 @@ class Node:
         with log.open("wb") as out:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT)
         try:
-            self._port = wait_until(lambda: self._listening(log), READY_WITHIN, "anvil's start")
+            self._port = wait_until(lambda: self._listening(log), what="anvil's start")
         except BaseException:
             self.stop()
             raise
@@ -176,7 +179,7 @@ class Node:
         self.mine()
         return self.now
 
-    @contextmanager
+    @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
         """Inside, transactions are taken and wait; at the end one block mines them all."""
         self.rpc("evm_setAutomine", False)
@@ -192,7 +195,7 @@ class Node:
         """Replace the last `depth` blocks by as many empty ones; their transactions are gone."""
         self.rpc("anvil_reorg", depth, [])
 
-    @contextmanager
+    @contextlib.contextmanager
     def outage(self) -> Iterator[None]:
         """Inside, nothing listens at its URL; afterwards it is back with all that it knew."""
         with tempfile.TemporaryDirectory(prefix="penstock-state-") as folder:
@@ -211,7 +214,7 @@ class Node:
         at = self._options.index("--load-state")
         return self._options[:at] + self._options[at + 2 :]
 
-    @contextmanager
+    @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """Inside, it accepts connections and answers nothing."""
         assert self._process is not None

@@ -24,7 +24,7 @@ from penstock.deployments import Deployment
 from penstock.keys import LocalAccount, new_session_key
 from penstock.types import NATIVE, Address, Terms
 from tests.deployed import Deployed
-from tests.harness import Node
+from tests.harness import PATIENCE, Node
 
 MODEL = "penstock-tiny"
 COIN = 10**18
@@ -121,7 +121,7 @@ class Market:
             stderr=subprocess.PIPE,
         )
 
-    async def penstock(self, account: LocalAccount, *words: str, seconds: float = 60, **more: str) -> Done:
+    async def penstock(self, account: LocalAccount, *words: str, seconds: float = 2 * PATIENCE, **more: str) -> Done:
         """Run `penstock` to its end."""
         return await finish(await self.start(account, *words, **more), seconds)
 
@@ -144,7 +144,7 @@ class Market:
         assert [key for key, state in books.channels.values() if key.payer == payer and state.running] == []
 
 
-async def finish(process: asyncio.subprocess.Process, seconds: float = 60) -> Done:
+async def finish(process: asyncio.subprocess.Process, seconds: float = 2 * PATIENCE) -> Done:
     try:
         async with asyncio.timeout(seconds):
             out, err = await process.communicate()
@@ -156,7 +156,7 @@ async def finish(process: asyncio.subprocess.Process, seconds: float = 60) -> Do
     return Done(process.returncode, (out or b"").decode(), (err or b"").decode())
 
 
-async def until(look: Any, seconds: float = 20) -> Any:
+async def until(look: Any, seconds: float = PATIENCE) -> Any:
     """Wait for a condition: the first true result of `look`, which may be a coroutine function."""
     deadline = time.monotonic() + seconds
     while True:

@@ -15,14 +15,14 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-_READY_WITHIN = 30.0
+from tests.harness import wait_until
+
 _USER = "penstock"
 _OPTIONS = ("listen_addresses=", "fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=50")
 
@@ -76,12 +76,13 @@ def postgres() -> Iterator[Cluster]:
             )
         try:
             cluster = Cluster(folder, found)
-            deadline = time.monotonic() + _READY_WITHIN
-            ready = [found / "pg_isready", "-q", "-h", folder, "-U", _USER]
-            while subprocess.run(ready, check=False).returncode:
+            command = [found / "pg_isready", "-q", "-h", folder, "-U", _USER]
+
+            def ready() -> bool:
                 assert server.poll() is None, log.read_text()
-                assert time.monotonic() < deadline, log.read_text()
-                time.sleep(0.05)
+                return subprocess.run(command, check=False).returncode == 0
+
+            wait_until(ready, what="PostgreSQL's start")
             yield cluster
         finally:
             server.terminate()  # waits for nobody

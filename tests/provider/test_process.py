@@ -30,7 +30,7 @@ from penstock.types import Address
 from penstock.wire.sessions import SESSIONS_PATH
 from provider import cli
 from tests.deployed import Deployed
-from tests.harness import Node, wait_until
+from tests.harness import PATIENCE, Node, free_port, wait_until
 from tests.provider.rig import COINS, LONG, MODEL, Buyer, fresh_account, stretched
 
 
@@ -42,7 +42,7 @@ class Running:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=PATIENCE)
 
     def engine(self) -> psutil.Process:
         (child,) = psutil.Process(self.process.pid).children()
@@ -150,9 +150,10 @@ ENTER = ("--port", "0", "--offer", "native:0.001", "--slots", "2")
 async def test_kill_9_loses_no_session_and_leaves_no_engine(
     stage: Stage, node: Node, chain: Web3Chain, tmp_path: Path
 ) -> None:
-    gguf = str(stretched(tmp_path / "long.gguf", 4096))
-    with stage.started(*ENTER, "--gguf", gguf, "--context-length", "4096") as first:
-        port = first.endpoint.rsplit(":", 1)[1]
+    gguf = str(stretched(tmp_path / "long.gguf"))
+    words = ("--port", str(free_port()), "--offer", "native:0.001", "--slots", "2")
+    words += ("--gguf", gguf, "--context-length", "16384")
+    with stage.started(*words) as first:
         async with httpx.AsyncClient(base_url=first.endpoint, timeout=30) as http:
             buyer = await new_buyer(first, stage, node, chain, http)
             await buyer.arrive()
@@ -160,17 +161,16 @@ async def test_kill_9_loses_no_session_and_leaves_no_engine(
             assert (await buyer.post(request)).status_code == 201
             engine = first.engine()
             async with buyer.openai() as client:
-                stream = await client.chat.completions.create(**LONG | {"max_tokens": 3000}, stream=True)
+                stream = await client.chat.completions.create(**LONG, stream=True)
                 pieces = aiter(stream)
                 await anext(pieces)
                 first.process.kill()
                 first.process.wait()
                 with pytest.raises((httpx.HTTPError, openai.APIError)):
                     await exhaust(pieces)
-        wait_until(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE, 5, "the engine's end")
+        wait_until(lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE, what="the engine's end")
     offers = await chain.offers_of(stage.account.address)
-    again = ("--port", port, "--offer", "native:0.001", "--slots", "2", "--gguf", gguf, "--context-length", "4096")
-    with stage.started(*again) as second:
+    with stage.started(*words) as second:
         assert second.endpoint == first.endpoint
         assert await chain.offers_of(stage.account.address) == offers, "nothing is listed twice"
         assert "registered" not in second.log.read_text()
@@ -207,20 +207,20 @@ def _fees(log: Path) -> int:
 
 async def test_a_stop_cuts_what_takes_too_long(stage: Stage, node: Node, chain: Web3Chain, tmp_path: Path) -> None:
     stage.environment["PENSTOCK_PROVIDER_STOP_SECONDS"] = "0.5"
-    gguf = str(stretched(tmp_path / "long.gguf", 8192))
-    with stage.started(*ENTER, "--gguf", gguf, "--context-length", "8192") as running:
+    gguf = str(stretched(tmp_path / "long.gguf"))
+    with stage.started(*ENTER, "--gguf", gguf, "--context-length", "16384") as running:
         async with httpx.AsyncClient(base_url=running.endpoint, timeout=30) as http:
             buyer = await new_buyer(running, stage, node, chain, http)
             await buyer.arrive()
             async with buyer.openai() as client:
-                stream = await client.chat.completions.create(**LONG | {"max_tokens": 8000}, stream=True)
+                stream = await client.chat.completions.create(**LONG, stream=True)
                 pieces = aiter(stream)
                 await anext(pieces)
                 running.process.send_signal(signal.SIGINT)
                 with pytest.raises(openai.APIError) as caught:
                     await exhaust(pieces)
                 assert caught.value.code == "stopping"
-        assert running.process.wait(timeout=10) == 0
+        assert running.process.wait(timeout=PATIENCE) == 0
 
 
 async def test_the_other_commands(stage: Stage, node: Node, chain: Web3Chain) -> None:

@@ -37,7 +37,7 @@ from penstock.wire.sessions import WELL_KNOWN_PATH
 from provider.engines.upstream import UpstreamEngine
 from provider.receipts import ReceiptClock
 from tests.deployed import ROOT, Deployed
-from tests.harness import Node
+from tests.harness import Node, free_port
 from tests.provider import killed
 from tests.provider.rig import (
     MODEL,
@@ -201,7 +201,7 @@ async def test_a_whole_answer_has_both_in_its_head(rig: Rig, buyer: Buyer) -> No
 
 async def test_the_official_client_never_notices(buyer: Buyer) -> None:
     async with buyer.openai() as client:
-        given = {"model": MODEL, "messages": PROMPT, "max_tokens": 4}
+        given = {"model": MODEL, "messages": PROMPT, "max_tokens": 4, "extra_body": {"ignore_eos": True}}
         pieces = [one async for one in await client.chat.completions.create(**given, stream=True)]
         whole = await client.chat.completions.create(**given)
     assert pieces[-1].choices[0].finish_reason == "length"
@@ -319,10 +319,14 @@ async def test_a_client_that_leaves_has_its_receipt_waiting(buyer: Buyer, engine
 
 async def test_where_the_money_ends_the_receipt_tells_what_was_served(rig: Rig, node: Node) -> None:
     one = await (await rig.buyer()).arrive(600)
-    asking = asyncio.create_task(stream(one, max_tokens=15_000, ignore_eos=True, return_token_ids=True))
-    await until(lambda: rig.provider.admission.running, what="the answer")
-    await one.cancel()
-    _, lines, _ = await asking
+    body = {"model": MODEL, "messages": PROMPT, "max_tokens": 15_000, "ignore_eos": True}
+    body |= {"stream": True, "return_token_ids": True}
+    lines: list[str] = []
+    async with rig.http.stream("POST", "/v1/chat/completions", json=body, headers=one.bearer) as answer:
+        async for line in answer.aiter_lines():
+            if not lines:
+                await one.cancel()
+            lines.append(line)
     assert [each["error"]["code"] for each in data_in(lines) if "error" in each] == ["stream_closed"]
     receipt = receipt_in(lines).receipt
     ids = [t for each in data_in(lines) for c in each.get("choices", ()) for t in c.get("token_ids") or ()]
@@ -337,7 +341,7 @@ async def with_bad(
 ) -> AsyncIterator[Rig]:
     engine = UpstreamEngine(bad[1], {MODEL: "inner-name"}, api_key="", start_seconds=5)
     await engine.start()
-    patience = {"engine_answer_seconds": 0.5, "engine_idle_seconds": 0.5}
+    patience = {"engine_answer_seconds": 5, "engine_idle_seconds": 5}
     async with running(node, chain, deployed.deployment, engine, folder, **patience | more) as rig:
         yield rig
     await engine.stop()
@@ -416,9 +420,9 @@ async def test_what_is_late_is_not_passed_on(
     bad: tuple[BadEngine, str], node: Node, chain: Web3Chain, deployed: Deployed, tmp_path: Path, streams: bool
 ) -> None:
     usage = piece("", choices=[], usage={"prompt_tokens": 3, "completion_tokens": 1, "total_tokens": 4})
-    async with with_bad(bad, node, chain, deployed, tmp_path, offers=OFFERS, max_ttft_ms=250) as rig:
+    async with with_bad(bad, node, chain, deployed, tmp_path, offers=OFFERS, max_ttft_ms=1000) as rig:
         one = await paying(rig)
-        bad[0].act = says(ROLE, 0.45, token("late", 7), usage, DONE)
+        bad[0].act = says(ROLE, 1.2, token("late", 7), usage, DONE)
         answer, lines, _ = await stream(one, stream=streams)
         assert (answer.status_code, answer.json()["error"]["code"]) == (504, "first_token_late"), answer.text
         late = SignedReceipt.parse(answer.headers[RECEIPT_HEADER]).receipt
@@ -428,7 +432,7 @@ async def test_what_is_late_is_not_passed_on(
         answer, lines, _ = await stream(one, stream=streams)
         soon = receipt_in(lines).receipt if streams else SignedReceipt.parse(answer.headers[RECEIPT_HEADER]).receipt
         assert soon.completion_tokens == 1
-        assert 0 <= soon.first_token_at - soon.accepted_at <= 250
+        assert 0 <= soon.first_token_at - soon.accepted_at <= 1000
         assert await checked(one) == [late, soon]
 
 
@@ -451,11 +455,9 @@ async def test_no_answer_takes_too_long_even_where_nobody_reads_it(
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {one.token}\r\n"
         writer.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
         await until(lambda: rig.provider.admission.running, what="the answer")
-        began = time.monotonic()
-        await until(lambda: rig.provider.admission.running == 0, 5, "the end of an answer that nobody reads")
-        assert time.monotonic() - began < 3
+        await until(lambda: rig.provider.admission.running == 0, 10, "the end of an answer that nobody reads")
         (receipt,) = await checked(one)
-        assert receipt.finished_at - receipt.accepted_at < 3000
+        assert receipt.finished_at - receipt.accepted_at < 10_000
         assert receipt.completion_tokens > 0
         writer.close()
         del reader
@@ -547,15 +549,14 @@ async def test_killed_at_any_instant_it_never_signs_two_for_one_place(tmp_path: 
 async def test_a_provider_killed_in_mid_answer_goes_on_in_its_chains(
     stage: Stage, deployed: Deployed, node: Node, chain: Web3Chain, tmp_path: Path
 ) -> None:
-    gguf = str(stretched(tmp_path / "long.gguf", 4096))
-    words = ["--offer", "native:0.001", "--slots", "2", "--gguf", gguf, "--context-length", "4096"]
+    gguf = str(stretched(tmp_path / "long.gguf"))
+    words = ["--offer", "native:0.001", "--slots", "2", "--gguf", gguf, "--context-length", "16384"]
     domain = chain.slashing_domain
     told: list[SignedReceipt] = []
     accepts: list[SignedAccept] = []
-    port, buyer = "0", None
+    port, buyer = str(free_port()), None
     for number in range(4):
         with stage.started("--port", port, *words) as running_one:
-            port = running_one.endpoint.rsplit(":", 1)[1]
             async with httpx.AsyncClient(base_url=running_one.endpoint, timeout=30) as http:
                 if buyer is None:
                     buyer = await new_buyer(running_one, stage, node, chain, http)
@@ -565,7 +566,7 @@ async def test_a_provider_killed_in_mid_answer_goes_on_in_its_chains(
                 if number == 3:
                     kept = await listed(buyer)
                     break
-                body = {"model": MODEL, "messages": PROMPT, "max_tokens": 3000, "ignore_eos": True, "stream": True}
+                body = {"model": MODEL, "messages": PROMPT, "max_tokens": 15_000, "ignore_eos": True, "stream": True}
                 async with http.stream("POST", "/v1/chat/completions", json=body, headers=buyer.bearer) as answer:
                     accepts.append(SignedAccept.parse(answer.headers[ACCEPT_HEADER]))
                     await asyncio.sleep(0.05 * number)

@@ -19,7 +19,7 @@ from penstock.chain.web3 import Web3Chain
 from penstock.wire.receipts import RECEIPT_HEADER, RECEIPTS_PATH, SignedReceipt
 from provider.service import state_place
 from tests.deployed import Deployed
-from tests.harness import Node
+from tests.harness import Node, free_port
 from tests.provider.rig import Buyer, Rig, fresh_account, until
 from tests.provider.test_process import Stage, new_buyer
 
@@ -87,6 +87,7 @@ async def test_a_locked_database_is_waited_for_and_then_told(rig: Rig, buyer: Bu
         other.execute("BEGIN IMMEDIATE")
         refused = await buyer.chat()
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "state_unavailable")
+        await pragma(rig, "busy_timeout = 30000")
         waiting = asyncio.ensure_future(buyer.chat())
         await asyncio.sleep(0.1)
         other.execute("ROLLBACK")
@@ -138,10 +139,10 @@ async def test_kill_9_under_load_loses_nothing_that_a_client_has(
     node: Node, chain: Web3Chain, deployed: Deployed, tmp_path: Path
 ) -> None:
     stage = Stage(node, deployed, tmp_path, fresh_account(node))
-    words = ("--offer", "native:0.001", "--slots", "4")
+    words = ("--port", str(free_port()), "--offer", "native:0.001", "--slots", "4")
     clients: list[Client] = []
     async with contextlib.AsyncExitStack() as stack:
-        first = stack.enter_context(stage.started("--port", "0", *words))
+        first = stack.enter_context(stage.started(*words))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=first.endpoint, timeout=30))
         for _ in range(4):
             buyer = await new_buyer(first, stage, node, chain, http)
@@ -153,8 +154,7 @@ async def test_kill_9_under_load_loses_nothing_that_a_client_has(
         first.process.kill()
         first.process.wait()
         await asyncio.gather(*load)
-    port = first.endpoint.rsplit(":", 1)[1]
-    with stage.started("--port", port, *words) as second:
+    with stage.started(*words) as second:
         async with httpx.AsyncClient(base_url=second.endpoint, timeout=30) as http:
             for client in clients:
                 buyer = client.buyer

@@ -28,7 +28,7 @@ from penstock.wire.sessions import (
 )
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
-from tests.harness import Node
+from tests.harness import Node, free_port
 from tests.provider.rig import COINS, MODEL, PROMPT, Buyer, EngineProcess, Rig, fresh_account, running, until
 from tests.provider.test_process import Stage, new_buyer
 
@@ -187,7 +187,7 @@ async def test_beyond_the_credit_nothing_is_served(rig: Rig, engine_child: Engin
     assert int((await one.channel())["owed"]) == owed
     pieces = sum(line.startswith("data: ") and '"content"' in line for line in lines)
     assert pieces * TOKEN_PRICE <= owed
-    await until(lambda: _idle(engine_child), 2, "the engine's slot")
+    await until(lambda: _idle(engine_child), what="the engine's slot")
     (row,) = await until(lambda: rig.provider.store.usage(), what="the usage on record")
     assert row.prompt_tokens * PROMPT_PRICE + row.completion_tokens * TOKEN_PRICE == owed
     refused = (await one.chat()).json()
@@ -360,7 +360,8 @@ async def test_kill_9_keeps_the_highest_voucher_which_the_next_process_settles(
     stage = Stage(node, deployed, tmp_path, fresh_account(node))
     stage.environment["PENSTOCK_PROVIDER_PAYOUT_GAS_MULTIPLE"] = "0"
     words = ("--offer", "native:1/3", "--payout-seconds", "3600")
-    with stage.started("--port", "0", *words) as first:
+    port = str(free_port())
+    with stage.started("--port", port, *words) as first:
         async with httpx.AsyncClient(base_url=first.endpoint, timeout=30) as http:
             known = await new_buyer(first, stage, node, chain, http)
             one = await Payer(known.rig, known.wallet, known.offer).open_channel()
@@ -369,7 +370,7 @@ async def test_kill_9_keeps_the_highest_voucher_which_the_next_process_settles(
             await one.pay(owed)
             first.process.kill()  # the voucher was acknowledged, so it is on the disk
             first.process.wait()
-    with stage.started("--port", first.endpoint.rsplit(":", 1)[1], *words) as second:
+    with stage.started("--port", port, *words) as second:
         async with httpx.AsyncClient(base_url=second.endpoint, timeout=30) as http:
             one.rig.http = http
             assert (await one.channel())["cumulative"] == str(owed)
