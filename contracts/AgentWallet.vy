@@ -89,6 +89,8 @@ interface License:
     ) -> uint256: payable
     def renew(license: uint256, quantity: uint256, max_cost: uint256): payable
     def refund(license: uint256): nonpayable
+    def complete(license: uint256): nonpayable
+    def set_session_key(license: uint256, session_key: address): nonpayable
     def licence(license: uint256) -> ILicense.Licence: view
     def catalogue() -> address: view
 
@@ -375,6 +377,24 @@ def refund_license(license: uint256):
     extcall _LICENSE.refund(license)
 
 
+@external
+def complete_license(license: uint256):
+    """@notice Waive what is left of a licence's refund window: its sellers are paid. Owner, or a key."""
+    self._require_may_use_licenses()
+    extcall _LICENSE.complete(license)
+
+
+@external
+def set_license_key(license: uint256, session_key: address):
+    """
+    @notice Have another key sign the tickets of a licence of the wallet; what the earlier one signed counts for a day
+        more. Owner, or a key.
+    """
+    self._require_may_use_licenses()
+    assert session_key != empty(address), "wallet: zero key"  # the wallet itself signs no tickets
+    extcall _LICENSE.set_session_key(license, session_key)
+
+
 # --- anyone --------------------------------------------------------------------------------------
 
 
@@ -646,6 +666,15 @@ def _require_may_stop(account: address, scope: IAgentWallet.Scope):
     """@dev Stopping brings money back: no pause is in its way."""
     if account != self._owner:
         self._require_key(account, scope)
+
+
+@internal
+@view
+def _require_may_use_licenses():
+    """@dev Neither brings money back: a pause is in the way of keys."""
+    if msg.sender != self._owner:
+        self._require_key(msg.sender, IAgentWallet.Scope.LICENSES)
+        assert not self._paused, "wallet: paused"
 
 
 @internal

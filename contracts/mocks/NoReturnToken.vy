@@ -3,7 +3,7 @@
 """
 @title NoReturnToken
 @license MIT
-@notice A token whose transfers return nothing, like USDT on Ethereum.
+@notice A token whose functions return nothing, and whose allowances change from or to zero alone, like USDT on Ethereum.
 """
 
 from .modules import ledger
@@ -14,9 +14,14 @@ exports: (
     ledger.allowance,
     ledger.totalSupply,
     ledger.decimals,
-    ledger.approve,
     ledger.mint,
 )
+
+
+@external
+def approve(spender: address, amount: uint256):
+    assert amount == 0 or ledger.allowance[msg.sender][spender] == 0
+    ledger.allowance[msg.sender][spender] = amount
 
 
 @external

@@ -2,8 +2,8 @@
 
 A module's contracts are deployed once; each test runs inside a snapshot. `evm` is the node and its clock.
 
-`tests/mutation.py` sets PENSTOCK_NODE, a node to use instead of Ape's, and PENSTOCK_ARTIFACT, a file with other
-bytecode for StreamPay.
+`tests/mutation` sets PENSTOCK_NODE, a node to use instead of Ape's, and PENSTOCK_ARTIFACTS, a folder with other
+bytecode in files of the contracts' names.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Artifacts:
         if name not in self._known:
             kind = getattr(ape.project, name).contract_type
             abi = [item.model_dump(mode="json", by_alias=True) for item in kind.abi]
-            other = os.environ.get("PENSTOCK_ARTIFACT") if name == "StreamPay" else None
-            bytecode = Path(other).read_text() if other else str(kind.deployment_bytecode.bytecode)
+            other = Path(os.environ.get("PENSTOCK_ARTIFACTS", os.devnull), name)
+            bytecode = other.read_text() if other.is_file() else str(kind.deployment_bytecode.bytecode)
             self._known[name] = (bytecode, abi)
         return self._known[name]
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from eth_abi import encode
 from eth_account import Account
+from eth_account.datastructures import SignedMessage
 from eth_account.messages import encode_typed_data
 from eth_utils import keccak, to_checksum_address
 
@@ -156,9 +157,15 @@ HALF_ORDER = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 ORDER_OF_CURVE = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
 
-def sign_typed(key: bytes, domain: dict[str, Any], types: dict[str, dict[str, str]], message: dict[str, Any]) -> bytes:
+def _signed(
+    key: bytes, domain: dict[str, Any], types: dict[str, dict[str, str]], message: dict[str, Any]
+) -> SignedMessage:
     listed = {kind: [{"name": n, "type": t} for n, t in fields.items()] for kind, fields in types.items()}
-    return bytes(Account.sign_message(encode_typed_data(domain, listed, message), key).signature)
+    return Account.sign_message(encode_typed_data(domain, listed, message), key)
+
+
+def sign_typed(key: bytes, domain: dict[str, Any], types: dict[str, dict[str, str]], message: dict[str, Any]) -> bytes:
+    return bytes(_signed(key, domain, types, message).signature)
 
 
 def domain_of(evm: Chain, contract: Contract, **changes: Any) -> dict[str, Any]:
@@ -193,9 +200,17 @@ class Order:
     def deposit(self) -> int:
         return StreamState(0, 0, self.duration, self.rate).deposit
 
-    def sign(self, key: bytes) -> bytes:
+    def _signed(self, key: bytes) -> SignedMessage:
         message = dict(zip(ORDER_FIELDS, self.struct, strict=True))
-        return sign_typed(key, self.domain, {"OpenStream": ORDER_FIELDS}, message)
+        return _signed(key, self.domain, {"OpenStream": ORDER_FIELDS}, message)
+
+    def sign(self, key: bytes) -> bytes:
+        return bytes(self._signed(key).signature)
+
+    @property
+    def digest(self) -> bytes:
+        """What is signed, by whom it may be."""
+        return bytes(self._signed(SESSION.key).message_hash)
 
 
 def permit_2612(
@@ -273,9 +288,17 @@ class ChannelOrder:
         parties = (t.payer, t.payee, t.token, t.session_key, t.offer_id)
         return (*parties, self.deposit, self.from_vault, self.nonce, self.deadline)
 
-    def sign(self, key: bytes) -> bytes:
+    def _signed(self, key: bytes) -> SignedMessage:
         message = dict(zip(CHANNEL_ORDER_FIELDS, self.struct, strict=True))
-        return sign_typed(key, self.domain, {"OpenChannel": CHANNEL_ORDER_FIELDS}, message)
+        return _signed(key, self.domain, {"OpenChannel": CHANNEL_ORDER_FIELDS}, message)
+
+    def sign(self, key: bytes) -> bytes:
+        return bytes(self._signed(key).signature)
+
+    @property
+    def digest(self) -> bytes:
+        """What is signed, by whom it may be."""
+        return bytes(self._signed(SESSION.key).message_hash)
 
 
 def sign_standing_order(key: bytes, domain: dict[str, Any], id: bytes, start: int, ahead: int, until: int) -> bytes:

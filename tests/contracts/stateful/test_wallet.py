@@ -138,6 +138,8 @@ class WalletMachine(RuleBasedStateMachine):
         self.known: dict[bytes, Terms] = {}
         self.licences: list[tuple[int, int]] = []
         """Number, and place among the products."""
+        self.keyed: dict[int, int] = {}
+        """By licence, until when its session key stays."""
         self.gifts: dict[str, int] = defaultdict(int)
         self.lost: dict[str, list[tuple[int, int]]] = {token: [(self.evm.now, 0)] for token in self.tokens}
         self.nonce = 0
@@ -359,6 +361,31 @@ class WalletMachine(RuleBasedStateMachine):
             assert back > 0
             self.gifts[token] += back
             self.licences.remove((held, product))
+
+    @rule(number=st.integers(0, 9), who=st.sampled_from([OWNER, KEYS[0], KEYS[2], STRANGER]), what=st.booleans())
+    def uses_a_licence(self, number: int, who: Actor, what: bool) -> None:
+        """Waives its refund window, or has another key sign its tickets: no money leaves by it."""
+        if not self.licences:
+            return
+        held, _ = self.licences[number % len(self.licences)]
+        expires, scope = self.twin.keys.get(who, (0, 0))
+        reason = None
+        if who != OWNER and self.evm.now >= expires:
+            reason = "wallet: no such key, or it has expired"
+        elif who != OWNER and not scope & SCOPES["license"]:
+            reason = "wallet: outside the key's scope"
+        elif who != OWNER and self.twin.paused:
+            reason = "wallet: paused"
+        elif what and not self.pending(held):
+            reason = "license: not pending"
+        elif not what and self.evm.now <= self.keyed.get(held, 0):
+            reason = "license: key changed within a day"
+        if what:
+            self.expect(reason, lambda: self.wallet.complete_license(held, sender=who))
+        else:
+            self.expect(reason, lambda: self.wallet.set_license_key(held, who, sender=who))
+            if reason is None:
+                self.keyed[held] = self.evm.now + DAY
 
     @rule(number=st.integers(0, 9), more=st.integers(1, 3_000))
     def a_stranger_tops_up(self, number: int, more: int) -> None:

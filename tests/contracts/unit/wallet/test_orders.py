@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.contracts.harness import (
     state_of,
 )
 from tests.contracts.unit.wallet.conftest import CAPS, CHANNELS, DEPOSIT, FOREVER, STREAMS, Agent, domain_of
+from tests.fastchain import Contract
 
 NOT_A_KEY = "wallet: no such key, or it has expired"
 COIN = "0x" + "00" * 20
@@ -49,6 +51,34 @@ def test_open_channel_for_counts_and_pays(agent: Agent, attacker: Actor) -> None
     done = agent.wallet.open_channel_for(order.struct, order.sign(agent.key.key), sender=attacker)
     assert (done.result, before - agent.worth) == (agent.terms.id, 321)
     assert agent.committed == (0, 321)
+
+
+def test_an_order_takes_no_more_from_the_vault_than_it_says(agent: Agent, attacker: Actor) -> None:
+    """Tokens also before StreamPay may take any from the wallet's hands; coins come with no order."""
+    agent.fund_vault(DEPOSIT)
+    order, held = agent.order(from_vault=7), agent.money.held(agent.wallet.address)
+    signature = order.sign(agent.key.key)
+    if agent.money.token is None:
+        with reverts("vault: value too low"):
+            agent.wallet.open_for(order.struct, signature, sender=attacker)
+    else:
+        agent.wallet.open_for(order.struct, signature, sender=attacker)
+        assert (agent.vault, held - agent.money.held(agent.wallet.address)) == (DEPOSIT - 7, DEPOSIT - 7)
+
+
+@pytest.mark.parametrize("kind", ["stream", "channel"])
+def test_an_order_is_good_for_no_longer_than_its_call(
+    agent: Agent, deploy: Callable[..., Contract], attacker: Actor, kind: str
+) -> None:
+    """Not even in the same transaction."""
+    batch, wallet = deploy("Batch"), agent.wallet
+    order, function = (agent.order(), "open_for") if kind == "stream" else (agent.channel_order(9), "open_channel_for")
+    signature = order.sign(agent.key.key)
+    calls = [
+        (wallet.address, wallet.encode(function, order.struct, signature)),
+        (wallet.address, wallet.encode("isValidSignature", order.digest, signature)),
+    ]
+    assert batch.run(calls, sender=attacker).result[:4] == b"\xff\xff\xff\xff"
 
 
 def test_an_order_is_good_once(agent: Agent, attacker: Actor) -> None:

@@ -293,6 +293,20 @@ def test_odd_tokens(evm: Chain, agent: Agent, deploy: Callable[..., Contract], n
     agent.wallet.withdraw_vault(odd.address, other.vault, agent.owner, sender=agent.owner)
 
 
+def test_an_allowance_that_does_not_suffice_is_replaced(
+    evm: Chain, agent: Agent, deploy: Callable[..., Contract]
+) -> None:
+    """By way of zero, since some tokens change it in no other."""
+    odd = deploy("NoReturnToken")
+    other = replace(agent, money=Money(evm, odd.address, odd))
+    other.set_caps()
+    other.fund(DEPOSIT)
+    odd.approve(agent.pay.address, DEPOSIT - 1, sender=agent.wallet.address)
+    other.open()
+    assert odd.allowance(agent.wallet.address, agent.pay.address) == MAX
+    assert other.worth == 0
+
+
 def test_a_token_with_a_fee_is_paid_from_the_vault(evm: Chain, agent: Agent, deploy: Callable[..., Contract]) -> None:
     odd = deploy("FeeToken")
     odd.set_fee(100, sender=agent.owner)
