@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from penstock.wire.completions import CHAT, TEXT
+from penstock.wire.completions import CHAT, TEXT, most_tokens, word_bytes
 from provider.engines import Dialect
 from provider.errors import ApiError
 
@@ -80,13 +80,13 @@ def prepare(
     engine_model: str,
     max_choices: int,
     dialect: Dialect,
-    most_tokens: int | None = None,
+    affordable: int | None = None,
     cache_salt: str | None = None,
 ) -> Prepared:
     """The body for the engine: always a stream, always with usage. ApiError 400 or 404 where it is no request.
 
     The engine is asked to count as it goes and to tell the ids of its tokens, since a receipt states them, in its
-    `dialect`. `most_tokens`: what a deposit pays for; the engine is asked for no more. `cache_salt`: requests with
+    `dialect`. `affordable`: what a deposit pays for; the engine is asked for no more. `cache_salt`: requests with
     another one share no prefix cache with this one.
     """
     body = _decode(raw, model)
@@ -109,8 +109,10 @@ def prepare(
     sent["model"] = engine_model
     sent["stream"] = True
     sent["stream_options"] = {"include_usage": True}
-    if most_tokens is not None:
-        _limit(sent, most_tokens // (choices or 1))
+    if "max_completion_tokens" in sent:  # which not every engine knows; the consumer holds the answer to it
+        sent.setdefault("max_tokens", sent["max_completion_tokens"])
+    if affordable is not None:
+        _limit(sent, affordable // (choices or 1))
     for name, value in dialect.hints.items():
         sent[name] = {**sent[name], **value} if isinstance(value, dict) and name in sent else value
     if cache_salt is not None:
@@ -176,6 +178,8 @@ class Counted:
     """False: as many as there were pieces, which is a lower bound."""
     ids: int = 0
     """Token ids that were told. Where there are any, they and nothing else are the completion tokens."""
+    words: int = 0
+    """Bytes of the answer. Without ids, they bound what a consumer believes, and so what is counted."""
 
     def take(self, piece: dict[str, Any], ids: int = 0) -> None:
         """From a piece that carries the engine's own count, or so many ids."""
@@ -183,6 +187,9 @@ class Counted:
         self.ids += ids
         if self.ids:
             self.completion_tokens, self.exact = self.ids, True
+            return
+        self.words += sum(word_bytes(choice) for choice in piece.get("choices") or ())
+        self.completion_tokens = min(self.completion_tokens, most_tokens(self.words))
 
     def _take(self, piece: dict[str, Any]) -> None:
         usage, timings = piece.get("usage"), piece.get("timings")

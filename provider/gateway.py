@@ -154,7 +154,7 @@ class Gateway:
                 engine_model=engine.models[terms.model],
                 max_choices=self._settings.max_choices,
                 dialect=engine.dialect,
-                most_tokens=bill.most_tokens if bill is not None else None,
+                affordable=bill.most_tokens if bill is not None else None,
                 cache_salt=self._salt_of(self._sessions.payer(session)) if vllm else None,
             )
         )
@@ -650,7 +650,7 @@ class _Exchange:
             self.begin()
         changed = self._ids.hide_counts(piece)
         usage = piece.get("usage")
-        if self.counted.ids and isinstance(usage, dict) and usage.get("completion_tokens") != self.counted.ids:
+        if isinstance(usage, dict) and usage.get("completion_tokens") != self.counted.completion_tokens:
             usage |= self.counted.usage
             return True
         return changed

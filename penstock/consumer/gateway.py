@@ -18,10 +18,10 @@ import httpx
 import msgspec
 
 from penstock.consumer.embeddings import check_vectors
-from penstock.consumer.receipts import SPECIAL_TOKENS, Witness
+from penstock.consumer.receipts import Witness, told_ids
 from penstock.consumer.sse import read_events
 from penstock.errors import AnswerCut, GatewayGarbage, GatewayRefused, GatewayUnreachable, PaymentRequired, WireError
-from penstock.wire.completions import EMBEDDINGS, MAX_VECTORS
+from penstock.wire.completions import EMBEDDINGS, MAX_VECTORS, most_tokens, word_bytes
 from penstock.wire.receipts import RECEIPTS_PATH, Receipt, ReceiptBody, ReceiptsAnswer, SignedReceipt
 from penstock.wire.sessions import (
     CLOSE_PATH,
@@ -257,14 +257,8 @@ class Gateway:
         return GatewayRefused(status, code, f"{said}{self.unwilling}", body)
 
 
-class _DeltaBody(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: msgspec.Raw = msgspec.Raw(b"")
-
-
 class _Choice(msgspec.Struct):
-    delta: _DeltaBody | None = None
+    delta: dict[str, Any] | None = None
     text: str | None = None
     finish_reason: str | None = None
     index: int = 0
@@ -323,6 +317,8 @@ class Answer:
         """Events with a part of the answer."""
         self.received = 0
         """Bytes of the answer's own words, calls of tools included."""
+        self.ids = 0
+        """Token ids that were told."""
         self.claimed: Usage | None = None
         """The latest count that the gateway gave, at the end or on the way."""
 
@@ -346,8 +342,8 @@ class Answer:
 
     @property
     def most_tokens(self) -> int:
-        """Completion tokens that what came can have at most."""
-        return self.received + SPECIAL_TOKENS if self._kind == "text/event-stream" else 0
+        """Completion tokens that what came can have at most: ids count for themselves, text by its bytes."""
+        return most_tokens(max(self.received, self.ids)) if self._kind == "text/event-stream" else 0
 
     @property
     def receipt(self) -> Receipt | None:
@@ -465,7 +461,7 @@ class Answer:
 
     async def _account(self, *, complete: bool) -> None:
         if self._witness is not None:
-            await self._witness.done(most_tokens=self.most_tokens, usage=self.usage, complete=complete)
+            await self._witness.done(words=self.received, usage=self.usage, complete=complete)
 
     def _take_vectors(self, asked: bytes, raw: bytes) -> None:
         try:
@@ -492,12 +488,15 @@ class Answer:
             prompt = chunk.timings.prompt_n + chunk.timings.cache_n
             self.claimed = Usage(prompt, chunk.timings.predicted_n, prompt + chunk.timings.predicted_n)
         for choice in chunk.choices:
-            delta = choice.delta or _DeltaBody()
-            text = choice.text or delta.content or ""
-            words = text + (delta.reasoning_content or "")
-            self.received += len(words.encode("utf-8", "replace")) + len(delta.tool_calls)
-            self.pieces += bool(words or delta.tool_calls)
-            if self._witness is not None and (words or delta.tool_calls or choice.token_ids):
+            said = (choice.delta or {}).get("content")
+            if not isinstance(said, str | None):
+                raise self._gateway._garbage("an event of its answer: a content that is no text")
+            text = choice.text or said or ""
+            words = word_bytes({"text": choice.text, "delta": choice.delta})
+            self.received += words
+            self.pieces += bool(words)
+            self.ids += len(told_ids(choice.token_ids) or ())
+            if self._witness is not None and (words or choice.token_ids):
                 self._witness.piece(choice.index, choice.token_ids)
             if choice.index != 0:
                 continue

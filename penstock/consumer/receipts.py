@@ -10,9 +10,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
+import msgspec
+
 from penstock.errors import BadSignature, PenstockError, ReceiptRefused, WireError
 from penstock.evidence import Evidence, Source
 from penstock.types import Address, Offer, StreamKey
+from penstock.wire.completions import asked_tokens, most_tokens
 from penstock.wire.eip712 import Domain
 from penstock.wire.evidence import Piece
 from penstock.wire.receipts import (
@@ -40,8 +43,6 @@ MAX_RECEIPTS = 4
 """Of one answer that are looked at: there should be one."""
 MAX_GAP = 64
 """Receipts of earlier answers, such as those that were hung up on, that are asked for at once."""
-SPECIAL_TOKENS = 16
-"""Tokens of an answer at most that leave no bytes, such as its end."""
 MAX_TOKEN = 2**32 - 1
 
 
@@ -54,8 +55,8 @@ class Seen:
     """Milliseconds since 1970, as all times here."""
     head_at: int = 0
     first_at: int = 0
-    most_tokens: int = 0
-    """Completion tokens that what came can have."""
+    words: int = 0
+    """Bytes of the answer's own words."""
     usage: Usage | None = None
     complete: bool = False
     ids: dict[int, list[int]] = field(default_factory=dict)
@@ -68,6 +69,12 @@ class Seen:
         if self.odd_ids or not self.ids:
             return None
         return [token for index in sorted(self.ids) for token in self.ids[index]]
+
+    @property
+    def asked_tokens(self) -> int | None:
+        """Completion tokens that the request allows; None where it does not say."""
+        body = msgspec.json.decode(self.body)
+        return asked_tokens(body) if isinstance(body, dict) else None
 
 
 class SessionReceipts:
@@ -215,11 +222,21 @@ class SessionReceipts:
             )
         if seen.complete and seen.usage is not None:
             self._compare("prompt_tokens", receipt.prompt_tokens, seen.usage.prompt_tokens)
+        asked = seen.asked_tokens
+        if asked is not None and receipt.completion_tokens > asked:
+            self._refuse("completion_tokens", f"it counts {receipt.completion_tokens}, and {asked} were asked for")
         if ids is not None and receipt.output_hash != NOTHING:
             self._compare("completion_tokens", receipt.completion_tokens, len(ids))
             self._compare("output_hash", receipt.output_hash, output_hash(ids))
+            if len(ids) > most_tokens(seen.words):
+                # An honest model may say them. The receipt binds the ids, by which its tokenizer can tell.
+                self._tell(
+                    f"{self._source.endpoint} counts {len(ids)} tokens by their ids for {seen.words} bytes of text: "
+                    f"{len(ids) - seen.words} of them at least left none, and without the model's tokenizer it cannot "
+                    "be checked what they are"
+                )
             return
-        most = seen.most_tokens
+        most = most_tokens(seen.words)
         if receipt.completion_tokens > most:
             self._refuse(
                 "completion_tokens", f"it counts {receipt.completion_tokens}, and {most} can have come at most"
@@ -388,11 +405,11 @@ class Witness:
             self.seen.first_at = self._receipts.now()
         if token_ids is None:
             return
-        fits = isinstance(token_ids, list) and all(type(one) is int and 0 <= one <= MAX_TOKEN for one in token_ids)
-        if not fits or not 0 <= choice <= MAX_TOKEN:
+        found = told_ids(token_ids)
+        if found is None or not 0 <= choice <= MAX_TOKEN:
             self.seen.odd_ids = True
-        elif isinstance(token_ids, list):
-            self.seen.ids.setdefault(choice, []).extend(token_ids)
+        else:
+            self.seen.ids.setdefault(choice, []).extend(found)
 
     def left(self) -> None:
         """We hung up: there is a receipt, and it is not missing."""
@@ -404,9 +421,9 @@ class Witness:
         """A receipt has come."""
         return bool(self._texts)
 
-    async def done(self, *, most_tokens: int, usage: Usage | None, complete: bool) -> None:
+    async def done(self, *, words: int, usage: Usage | None, complete: bool) -> None:
         """No more comes. ReceiptRefused where the receipt does not match what came."""
-        self.seen.most_tokens, self.seen.usage, self.seen.complete = most_tokens, usage, complete
+        self.seen.words, self.seen.usage, self.seen.complete = words, usage, complete
         for text in self._texts:
             self.receipt = await self._receipts.received(text, self.seen, self._accept)
         if complete and not self._texts:
@@ -441,6 +458,13 @@ def watch(
         clock=consumer.clock,
         warn=consumer.warn,
     )
+
+
+def told_ids(found: object) -> list[int] | None:
+    """The token ids that a piece carries; None where they are no such."""
+    if not isinstance(found, list) or not all(type(one) is int and 0 <= one <= MAX_TOKEN for one in found):
+        return None
+    return found
 
 
 def _first_wrong(facts: tuple[tuple[str, object, object], ...]) -> str:

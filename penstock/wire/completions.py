@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
@@ -12,6 +14,39 @@ MAX_VECTORS = 64 * 2**20
 """Bytes of an answer with embeddings at most."""
 NO_EMBEDDINGS = "no_embeddings"
 """The code by which a gateway says that the model's engine gives none."""
+UNSEEN_TOKENS = 16
+"""Tokens of an answer that may leave neither id nor text, such as its end or the marks around a call of a tool."""
+_CALLS = ("tool_calls", "function_call")
+
+
+def word_bytes(choice: Mapping[str, Any]) -> int:
+    """Bytes of a choice's own words in one piece of an answer; thoughts, which engines tell under either of two names,
+    and calls of tools included."""
+    delta = choice.get("delta")
+    if not isinstance(delta, Mapping):
+        delta = {}
+    thoughts = delta.get("reasoning_content") or delta.get("reasoning")
+    found = [choice.get("text"), delta.get("content"), thoughts, delta.get("refusal")]
+    size = sum(len(text.encode("utf-8", "replace")) for text in found if isinstance(text, str))
+    return size + sum(len(msgspec.json.encode(delta[name])) for name in _CALLS if delta.get(name))
+
+
+def most_tokens(words: int) -> int:
+    """Completion tokens at most that may be counted for so many bytes of an answer whose token ids are not told. It
+    holds for both sides: a consumer takes more for a lie, and a provider counts no more, though its model said many
+    tokens that leave no text. One that tells the ids is held to them alone."""
+    return words + UNSEEN_TOKENS
+
+
+def asked_tokens(body: Mapping[str, Any]) -> int | None:
+    """Completion tokens that a request lets all its choices have; None where it sets no bound."""
+    names = ("max_tokens", "max_completion_tokens") if "messages" in body else ("max_tokens",)
+    given = [bound for name in names if type(bound := body.get(name)) is int]
+    prompts, choices = body.get("prompt"), body.get("n")
+    answers = choices if type(choices) is int else 1
+    if isinstance(prompts, list) and prompts and not isinstance(prompts[0], int):
+        answers *= len(prompts)
+    return max(given) * answers if given else None
 
 
 class Assembly:

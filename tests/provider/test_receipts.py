@@ -21,6 +21,7 @@ from aiohttp import web
 
 from penstock.chain.web3 import Web3Chain
 from penstock.types import Address, Terms
+from penstock.wire.completions import UNSEEN_TOKENS
 from penstock.wire.eip712 import Domain
 from penstock.wire.receipts import (
     ACCEPT_HEADER,
@@ -409,6 +410,13 @@ async def test_an_engine_without_ids_proves_nothing_and_counts_all_the_same(
         receipt = receipt_in(lines).receipt
         assert (receipt.output_hash, receipt.prompt_tokens, receipt.completion_tokens) == (NOTHING, 3, 4)
         assert await ids_of(one, receipt) is None
+        # No more than a consumer can believe, whatever the engine says.
+        much = piece("", choices=[], usage={"prompt_tokens": 3, "completion_tokens": 40, "total_tokens": 43})
+        thought = piece("", choices=[{"index": 0, "delta": {"reasoning": "mm"}}])
+        bad[0].act = says(thought, piece("a"), much, DONE)
+        _, lines, _ = await stream(one, stream_options={"include_usage": True})
+        assert receipt_in(lines).receipt.completion_tokens == len("mma") + UNSEEN_TOKENS
+        assert data_in(lines)[-1]["usage"] == {"prompt_tokens": 3, "completion_tokens": 19, "total_tokens": 22}
         bad[0].act = says(piece("", choices=[{"index": 0, "delta": {"content": "x"}, "token_ids": [2**32]}]), DONE)
         answer, _, _ = await stream(one)
         assert (answer.status_code, answer.json()["error"]["code"]) == (502, "engine_garbage")

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from aiohttp import web
 from penstock.chain.fake import FakeChain
 from penstock.consumer import ChannelSession, Consumer, Session, Waits
 from penstock.consumer.receipts import Witness
-from penstock.errors import AnswerCut, PenstockError, ReceiptRefused
+from penstock.errors import AnswerCut, Overcharged, PenstockError, ReceiptRefused
 from penstock.faults import Ground, Kind, find
 from penstock.journal import Journal
 from penstock.keys import LocalAccount, new_session_key
@@ -72,6 +72,10 @@ class Seller:
     twist: Twist = lambda receipt: receipt
     ids: tuple[int, ...] | None = (7, 8, 9, 10, 11)
     """One for each word; None: the engine tells none."""
+    unsaid: tuple[int, ...] = ()
+    """Ids that leave no text, told with the end."""
+    thoughts: str = ""
+    """Told with the first word, by a name that newer engines use."""
     sends: bool = True
     """Whether receipts leave the house at all; they are written in any case."""
     accepts: bool = True
@@ -88,7 +92,9 @@ class Seller:
         key, start = self.http.sessions[token]
         assert self.http.offer is not None
         terms, last = self.http.offer.terms, self.written[-1].receipt if self.written else None
-        ids = None if self.ids is None else self.ids[:words]
+        unsaid = self.unsaid if words == len(WORDS) else ()
+        ids = None if self.ids is None else self.ids[:words] + unsaid
+        words += len(unsaid)
         self.used = [self.used[0] + 3, self.used[1] + words]
         total = terms.owed(*self.used)
         receipt = Receipt(
@@ -114,6 +120,8 @@ class Seller:
         try:
             for said, word in enumerate(words, 1):
                 choice: dict[str, Any] = {"index": 0, "delta": {"content": word}}
+                if self.thoughts and said == 1:
+                    choice["delta"]["reasoning"] = self.thoughts
                 if self.ids is not None and json.loads(body).get("return_token_ids"):
                     choice["token_ids"] = [self.ids[said - 1]]
                 await response.write(event({"choices": [choice]}))
@@ -126,8 +134,12 @@ class Seller:
         if self.cut:
             await response.write(event({"error": {"message": "the stream has ended", "code": "stream_ended"}}))
         else:
-            await response.write(event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
-            usage = {"prompt_tokens": 3, "completion_tokens": said, "total_tokens": 3 + said}
+            end: dict[str, Any] = {"index": 0, "delta": {}, "finish_reason": "stop"}
+            if self.unsaid and self.ids is not None:
+                end["token_ids"] = list(self.unsaid)
+            await response.write(event({"choices": [end]}))
+            count = said + len(self.unsaid)
+            usage = {"prompt_tokens": 3, "completion_tokens": count, "total_tokens": 3 + count}
             await response.write(event({"choices": [], "usage": usage}))
         lines = [self.write(token, body, accepted, first, said).text()]
         if self.twice:
@@ -458,6 +470,51 @@ async def test_without_ids_a_count_is_still_bounded_by_what_came(tmp_path: Path)
             async with place.session() as session:
                 await session.chat("What?").read()
         assert caught.value.what == "completion_tokens"
+
+
+@pytest.mark.parametrize("offered", [terms(), BY_TOKEN], ids=["by the second", "by the token"])
+async def test_tokens_that_leave_no_text_count_by_their_ids_and_are_noted(tmp_path: Path, offered: Terms) -> None:
+    """A model that says two hundred marks is not a provider that lies."""
+    async with shop(tmp_path, offered, unsaid=(2,) * 200) as place:
+        async with place.session() as session:
+            answer = session.chat("What?", max_tokens=205)
+            assert await answer.read() == "A penstock is a gate."
+            assert answer.usage is not None
+            assert answer.usage.completion_tokens == 205
+        assert place.kept == [(0, "")]
+        if offered.by_token:
+            assert place.seller.vouchers[-1] == offered.owed(3, 205)
+        (warning,) = place.warnings
+        assert "205 tokens by their ids for 21 bytes" in warning
+        assert "184 of them at least left none" in warning
+
+
+@pytest.mark.parametrize("offered", [terms(), BY_TOKEN], ids=["by the second", "by the token"])
+async def test_ids_that_nobody_asked_for_are_not_paid(tmp_path: Path, offered: Terms) -> None:
+    async with shop(tmp_path, offered, unsaid=(2,) * 200) as place:
+        with pytest.raises(ReceiptRefused, match="205, and 204 were asked for") as caught:
+            async with place.session() as session:
+                await session.chat("What?", max_tokens=204).read()
+        assert caught.value.what == "completion_tokens"
+        assert place.kept == [(0, "completion_tokens")]
+
+
+async def test_without_ids_tokens_that_leave_no_text_are_believed_up_to_a_bound(tmp_path: Path) -> None:
+    for unsaid, believed in ((32, True), (33, False)):
+        folder = tmp_path / str(unsaid)
+        folder.mkdir()
+        async with shop(folder, BY_TOKEN, ids=None, unsaid=(2,) * unsaid) as place:
+            with nullcontext() if believed else pytest.raises(Overcharged):
+                async with place.session() as session:
+                    await session.chat("What?").read()
+            assert not place.seller.vouchers or max(place.seller.vouchers) <= BY_TOKEN.owed(3, 37)
+
+
+async def test_thoughts_are_text_by_either_name(tmp_path: Path) -> None:
+    async with shop(tmp_path, BY_TOKEN, ids=None, unsaid=(2,) * 100, thoughts="x" * 100) as place:
+        async with place.session() as session:
+            await session.chat("What?").read()
+        assert place.kept == [(0, "")]
 
 
 async def test_an_accept_that_is_worth_nothing_is_a_warning(tmp_path: Path) -> None:
