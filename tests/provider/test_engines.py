@@ -305,7 +305,7 @@ async def test_events_in_crumbs_arrive_whole_and_renamed(bad: tuple[BadEngine, s
     assert [p["choices"][0]["delta"]["content"] for p in pieces] == ['a "usage":{ b', "c"]
     assert {p["model"] for p in pieces} == {MODEL}
     assert answer.text.endswith("data: [DONE]\n\n")
-    whole = (await customer.chat(stream=False, max_completion_tokens=9)).json()
+    whole = (await customer.chat(stream=False, max_tokens=None, max_completion_tokens=9)).json()
     assert whole["choices"][0]["message"]["content"] == 'a "usage":{ bc'
     assert whole["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
     first, second = bad[0].asked
