@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -57,8 +56,8 @@ def parse_duration(text: str) -> int:
 async def providers(context: Context) -> None:
     chain = await context.chain()
     found = await chain.providers()
-    stakes = await asyncio.gather(*(chain.stake_of(provider.id) for provider in found))
-    coin = await chain.token(NATIVE)
+    stakes = await chain.stakes_of([provider.id for provider in found])
+    asset = await chain.token(await chain.stake_asset())
     if context.json:
         emit_json(
             [
@@ -71,18 +70,18 @@ async def providers(context: Context) -> None:
         talk("no provider has registered on this chain yet")
         return
     emit_table(
-        ["PROVIDER", "SERVICE", "OFFERS", f"STAKE ({coin.symbol})", "ENDPOINT"],
+        ["PROVIDER", "SERVICE", "OFFERS", f"STAKE ({asset.symbol})", "ENDPOINT"],
         [
             [
                 provider.id,
                 str(provider.service.name).lower(),
                 str(provider.active_offers),
-                format_amount(stake, coin.decimals),
+                format_amount(stake, asset.decimals),
                 provider.endpoint,
             ]
             for provider, stake in zip(found, stakes, strict=True)
         ],
-        right=["OFFERS", f"STAKE ({coin.symbol})"],
+        right=["OFFERS", f"STAKE ({asset.symbol})"],
     )
 
 
@@ -90,7 +89,8 @@ async def offers(context: Context, wish: Wish) -> None:
     listings, wanted = await look(context, wish)
     found = [listing for listing in listings if wanted.fits(listing) and wanted.affords(listing)]
     found.sort(key=lambda one: (one.offer.terms.token, *rank(one)))
-    coin = await (await context.chain()).token(NATIVE)
+    chain = await context.chain()
+    asset = await chain.token(await chain.stake_asset())
     if context.json:
         emit_json([listing_json(listing) for listing in found])
         return
@@ -98,7 +98,7 @@ async def offers(context: Context, wish: Wish) -> None:
         talk("nothing fits" if listings else "nothing is on offer on this chain yet")
         return
     emit_table(
-        ["OFFER", "PROVIDER", "MODEL", "PRICE/S", "PER M TOKENS", "TOKEN", "SLOTS", f"STAKE ({coin.symbol})"],
+        ["OFFER", "PROVIDER", "MODEL", "PRICE/S", "PER M TOKENS", "TOKEN", "SLOTS", f"STAKE ({asset.symbol})"],
         [
             [
                 short(listing.offer.id),
@@ -108,11 +108,11 @@ async def offers(context: Context, wish: Wish) -> None:
                 _by_token(listing),
                 listing.token.symbol,
                 str(listing.offer.terms.slots),
-                format_amount(listing.stake, coin.decimals),
+                format_amount(listing.stake, asset.decimals),
             ]
             for listing in found
         ],
-        right=["PRICE/S", "PER M TOKENS", "SLOTS", f"STAKE ({coin.symbol})"],
+        right=["PRICE/S", "PER M TOKENS", "SLOTS", f"STAKE ({asset.symbol})"],
     )
 
 
@@ -134,10 +134,7 @@ async def look(context: Context, wish: Wish) -> tuple[list[Listing], Wanted]:
     chain = await context.chain()
     token = await context.token(wish.token) if wish.token is not None else None
     provider = await _provider(context, wish.provider) if wish.provider is not None else None
-    if wish.min_stake is None:
-        min_stake = await chain.minimum_stake()
-    else:
-        min_stake = parse_amount(wish.min_stake, (await chain.token(NATIVE)).decimals)
+    asset = await chain.token(await chain.stake_asset())
     from penstock.consumer import Market
 
     listings = await Market(chain).listings()
@@ -146,7 +143,7 @@ async def look(context: Context, wish: Wish) -> tuple[list[Listing], Wanted]:
         token=token.address if token else None,
         provider=provider,
         offer=wish.offer,
-        min_stake=min_stake,
+        min_stake=parse_amount(wish.min_stake, asset.decimals) if wish.min_stake is not None else None,
         region=wish.region,
         by_second=None if wish.by is None else wish.by != "token",
         by_token=None if wish.by is None else wish.by != "second",

@@ -184,7 +184,8 @@ ProviderOption = Annotated[str | None, typer.Option(help="Only this provider: it
 TokenOption = Annotated[str | None, typer.Option(help="Pay in this token: symbol or address.")]
 MaxRateOption = Annotated[str | None, typer.Option(help="At most so many tokens per second, such as 0.0001.")]
 MinStakeOption = Annotated[
-    str | None, typer.Option(help="Provider's stake at least, in the stake asset. [default: the chain's minimum]")
+    str | None,
+    typer.Option(help="Provider's stake at least, in the stake asset. [default: what covers all that it sells]"),
 ]
 RegionOption = Annotated[str | None, typer.Option(help="Only this region.")]
 

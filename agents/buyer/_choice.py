@@ -88,7 +88,7 @@ class Chooser:
         memory, policy, now = self._memory, self._policy, self._clock()
         one_of = {(one.listing.provider.id, one.listing.offer.terms.model): one for one in entries}
         known = {name: memory.of(*name) for name in one_of}
-        usual, cover = Usual.of(list(known.values())), self._index.cover_per_slot
+        usual, cover = Usual.of(list(known.values())), self._index.cover.per_slot
         sellers = {
             name: Seller.of(entry, known[name], usual, cover_per_slot=cover, now=now) for name, entry in one_of.items()
         }

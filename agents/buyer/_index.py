@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from agents.buyer._score import Entry
-from penstock.consumer import Listing
+from penstock.consumer.market import Cover, Listing
 from penstock.errors import NoContract, Reverted
 from penstock.types import Address, Block, FaultProven, Offer, OfferId, Provider, Service, Token
 
@@ -81,7 +81,7 @@ class Index:
         self._tokens: dict[Address, Token | None] = {}
         self._changed = True
         """Since it was last arranged by what is looked for."""
-        self._minimum = self.cover_per_slot = 0
+        self.cover = Cover(0, 0)
         self._synced_at = float("-inf")
         self._syncing = asyncio.Lock()
         self._load()
@@ -107,9 +107,8 @@ class Index:
             now = asyncio.get_running_loop().time()
             if now - self._synced_at < self._refresh:
                 return
-            if not self._minimum:
-                minimum, cover = await asyncio.gather(self._chain.minimum_stake(), self._chain.cover_per_slot())
-                self._minimum, self.cover_per_slot = minimum, cover
+            if not self.cover.per_slot:
+                self.cover = await Cover.of(self._chain)
             await self._follow(await self._chain.head())
             await self._learn_tokens()
             self._synced_at = now
@@ -235,7 +234,7 @@ class Index:
         token = self._tokens.get(offer.terms.token)
         if not offer.active or provider is None or token is None or not provider.service & Service.INFERENCE:
             return None
-        if stake < max(self._minimum, slots * self.cover_per_slot):
+        if not self.cover.holds(stake, slots):
             return None
         sold = offer.terms.by_second or offer.terms.by_token
         return Entry(Listing(offer, provider, stake, token), slots, self._faults[provider.id]) if sold else None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from penstock.chain.port import Chain
 from penstock.consumer.endpoint import check_endpoint
-from penstock.errors import NoOffer, NotFound, OfferMismatch, PriceTooHigh
+from penstock.errors import NoContract, NoOffer, NotFound, OfferMismatch, PriceTooHigh, Reverted
 from penstock.types import NATIVE, Address, Offer, OfferId, Provider, Service, Token
 from penstock.units import format_amount, format_rate
 
@@ -22,6 +23,9 @@ class Listing:
     stake: int
     """The provider's bonded stake, in base units of the stake asset."""
     token: Token
+    covered: bool = True
+    """Whether the stake covers all that the provider has on the market, as the contract wants it to. Slashing may
+    have taken too much of it; anyone may take such an offer off the market."""
 
     @property
     def rate(self) -> str:
@@ -50,7 +54,7 @@ class Wanted:
     max_rate: int | None = None
     """Base units x 1e6 per second of the token."""
     min_stake: int | None = None
-    """Left out: the minimum that the chain asks of listed providers."""
+    """On top of what the chain asks of providers: that the stake covers their slots."""
     region: str | None = None
     min_context: int = 0
     by_second: bool | None = None
@@ -69,7 +73,8 @@ class Wanted:
         """Everything but the price."""
         terms, provider = listing.offer.terms, listing.provider
         return (
-            (self.model is None or terms.model == self.model)
+            listing.covered
+            and (self.model is None or terms.model == self.model)
             and (self.token is None or terms.token == self.token)
             and (self.provider is None or provider.id == self.provider)
             and (self.offer is None or has_prefix(listing.offer.id, self.offer))
@@ -97,6 +102,22 @@ class Wanted:
         return ", ".join(parts) or "anything"
 
 
+@dataclass(frozen=True, slots=True)
+class Cover:
+    """What the chain asks of a provider's stake, for good: base units."""
+
+    minimum: int
+    per_slot: int
+
+    @classmethod
+    async def of(cls, chain: Chain) -> Cover:
+        return cls(*await asyncio.gather(chain.minimum_stake(), chain.cover_per_slot()))
+
+    def holds(self, stake: int, slots: int) -> bool:
+        """As `Chain.covers`, of a stake and slots that are known."""
+        return stake >= max(self.minimum, slots * self.per_slot)
+
+
 class Market:
     """The registry as a consumer sees it. Only inference, sold by the second, by the token, or by both at once.
     Nothing here sends a transaction."""
@@ -107,6 +128,9 @@ class Market:
     async def listings(self, *, inactive: bool = False) -> list[Listing]:
         """All offers, in order of creation."""
         offers, providers = await asyncio.gather(self._chain.offers(), self._chain.providers())
+        slots = Counter[Address]()
+        for offer in offers:
+            slots[offer.provider] += offer.terms.slots if offer.active else 0
         sellers = {provider.id: provider for provider in providers if provider.service & Service.INFERENCE}
         offers = [
             offer
@@ -115,12 +139,11 @@ class Market:
             and offer.provider in sellers
             and (inactive or offer.active)
         ]
-        return await self._join(offers, sellers)
+        return await self._join(offers, sellers, slots)
 
     async def find(self, wanted: Wanted) -> list[Listing]:
         """What fits, price included, best first: by token, then as `choose` ranks."""
-        wanted = await self._with_stake(wanted)
-        found = [listing for listing in await self.listings() if wanted.fits(listing) and (wanted.affords(listing))]
+        found = [listing for listing in await self.listings() if wanted.fits(listing) and wanted.affords(listing)]
         return sorted(found, key=lambda listing: (listing.offer.terms.token, *rank(listing)))
 
     async def choose(self, wanted: Wanted) -> Listing:
@@ -132,7 +155,6 @@ class Market:
         Raises NotFound for a provider or offer that does not exist, PriceTooHigh where only the price stands
         in the way, NoOffer where nothing fits.
         """
-        wanted = await self._with_stake(wanted)
         if wanted.provider is not None:
             await self._chain.provider(wanted.provider)
         return choose(await self.listings(), wanted)
@@ -161,44 +183,41 @@ class Market:
                 f"provider {provider.id} has just changed its payee or endpoint; look again with `penstock offers`"
             )
         check_endpoint(provider.endpoint, allow_private=allow_private)
-        return Listing(offer, provider, listing.stake, listing.token)
+        return replace(listing, offer=offer, provider=provider)
 
     async def listing(self, offer: OfferId) -> Listing:
         """One offer by its id, active or not. NotFound where there is none."""
         found = await self._chain.offer(offer)
-        provider = await self._chain.provider(found.provider)
-        return (await self._join([found], {provider.id: provider}))[0]
+        provider, slots = await asyncio.gather(
+            self._chain.provider(found.provider), self._chain.active_slots_of(found.provider)
+        )
+        return (await self._join([found], {provider.id: provider}, {provider.id: slots}))[0]
 
-    async def _join(self, offers: Sequence[Offer], sellers: dict[Address, Provider]) -> list[Listing]:
+    async def _join(
+        self, offers: Sequence[Offer], sellers: Mapping[Address, Provider], slots: Mapping[Address, int]
+    ) -> list[Listing]:
+        """`slots`: of each provider's active offers together."""
         ids = sorted({offer.provider for offer in offers})
         addresses = sorted({offer.terms.token for offer in offers})
-        stakes, tokens = await asyncio.gather(
-            asyncio.gather(*(self._chain.stake_of(provider) for provider in ids)),
+        stakes, cover, tokens = await asyncio.gather(
+            self._chain.stakes_of(ids),
+            Cover.of(self._chain),
             asyncio.gather(*(self._token(token) for token in addresses)),
         )
         stake = dict(zip(ids, stakes, strict=True))
         token = dict(zip(addresses, tokens, strict=True))
         return [
-            Listing(offer, sellers[offer.provider], stake[offer.provider], known)
+            Listing(offer, sellers[id], stake[id], known, cover.holds(stake[id], slots[id]))
             for offer in offers
-            if (known := token[offer.terms.token]) is not None
+            if (known := token[offer.terms.token]) is not None and (id := offer.provider)
         ]
 
     async def _token(self, token: Address) -> Token | None:
         """None for an address that is no token: an offer in it cannot be paid, and must not hide the others."""
-        from penstock.errors import NoContract, Reverted
-
         try:
             return await self._chain.token(token)
         except (NoContract, Reverted):
             return None
-
-    async def _with_stake(self, wanted: Wanted) -> Wanted:
-        if wanted.min_stake is not None:
-            return wanted
-        from dataclasses import replace
-
-        return replace(wanted, min_stake=await self._chain.minimum_stake())
 
 
 def choose(listings: Iterable[Listing], wanted: Wanted) -> Listing:
@@ -245,4 +264,6 @@ def _nothing(listings: Sequence[Listing], wanted: Wanted) -> NotFound | NoOffer:
     models = sorted({listing.offer.terms.model for listing in listings})
     if wanted.model is not None and wanted.model not in models:
         return NoOffer(f"nobody offers {wanted.model}; on offer: {', '.join(models[:8])}")
+    if any(wanted.fits(replace(listing, covered=True)) for listing in listings):
+        return NoOffer("what fits is sold by providers whose stake no longer covers all their slots; choose another")
     return NoOffer(f"no offer fits ({wanted}); `penstock offers` lists what there is")

@@ -219,12 +219,16 @@ async def test_every_active_slot_needs_cover(world: World) -> None:
     await chain.stake(owner, owner.address, least)
     assert await chain.covers(owner.address, enough)
     assert not await chain.covers(owner.address, enough + 1)
+    assert await chain.active_slots_of(owner.address) == 0
     await chain.create_offer(owner, owner.address, many)
+    assert await chain.active_slots_of(owner.address) == enough
     too_little = "registry: too little stake for the slots"
     assert await refused(chain.create_offer(owner, owner.address, one)) == too_little
     await chain.stake(owner, owner.address, each)
     await chain.create_offer(owner, owner.address, one)
+    assert await chain.active_slots_of(owner.address) == enough + 1
     await chain.set_offer_active(owner, one.offer_id(owner.address), False)
+    assert await chain.active_slots_of(owner.address) == enough
     two = terms_of(slots=2)
     assert await refused(chain.create_offer(owner, owner.address, two)) == too_little
     await chain.set_offer_active(owner, one.offer_id(owner.address), True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from penstock.consumer.market import Market
 from penstock.errors import ConfigError, NodeUnavailable, Reverted
 from penstock.evidence import Evidence, KeptAccept, Source
 from penstock.faults import ANSWER_WINDOW, Kind
@@ -81,7 +82,10 @@ async def test_a_fault_is_proven_once(court: World, liar: Liar) -> None:
     reporter, pieces = court.account(), liar.lies(court.account().address)["overbilling"]
     court.advance(10)
     (case,) = (await judge(court.chain, pieces)).cases
+    market = Market(court.chain)
+    assert (await market.listing(liar.offer.id)).covered
     await bring(court.chain, reporter, case.fault)
+    assert not (await market.listing(liar.offer.id)).covered, "what it has left covers its slots no more"
     with pytest.raises(Reverted, match="already proven"):
         await bring(court.chain, court.account(), case.fault)
 

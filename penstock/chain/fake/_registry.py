@@ -36,6 +36,9 @@ class Registry(Node):
     async def offers_of(self, provider: Address) -> list[Offer]:
         return [offer for offer in await self.offers() if offer.provider == provider]
 
+    async def active_slots_of(self, provider: Address) -> int:
+        return active_slots((await self._latest()).state, provider)
+
     async def offer(self, offer: OfferId) -> Offer:
         found = (await self._latest()).state.offers.get(offer)
         if found is None:

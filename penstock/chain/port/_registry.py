@@ -30,6 +30,10 @@ class Registry(Protocol):
 
     async def offers_of(self, provider: Address) -> list[Offer]: ...
 
+    async def active_slots_of(self, provider: Address) -> int:
+        """Slots of its active offers together, which its stake has to cover."""
+        ...
+
     async def offer(self, offer: OfferId) -> Offer:
         """NotFound where there is none."""
         ...

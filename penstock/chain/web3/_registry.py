@@ -56,6 +56,9 @@ class Registry(Sending):
         view = interface("Registry")["offers_of"]
         return await self._offers(await self._all_pages(self.registry, view, (provider,)))
 
+    async def active_slots_of(self, provider: Address) -> int:
+        return int(await self._view(self.registry, interface("Registry")["active_slots_of"], provider))
+
     async def offer(self, offer: OfferId) -> Offer:
         found = _offer(offer, await self._view(self.registry, interface("Registry")["offer"], unhex(offer)))
         if not found.created_at:

@@ -33,12 +33,11 @@ async def seller(chain: FakeChain) -> LocalAccount:
 
 async def truth(chain: Chain) -> set[tuple[OfferId, str, int]]:
     """What the market itself says."""
-    minimum, cover = await chain.minimum_stake(), await chain.cover_per_slot()
     listings = await Market(chain).listings()
-    slots: dict[Address, int] = {}
-    for one in listings:
-        slots[one.provider.id] = slots.get(one.provider.id, 0) + one.offer.terms.slots
-    return {_row(one) for one in listings if one.stake >= max(minimum, cover * slots[one.provider.id])}
+    slots = {one.provider.id: await chain.active_slots_of(one.provider.id) for one in listings}
+    covered = {id for id, count in slots.items() if await chain.covers(id, count)}
+    assert all(one.covered == (one.provider.id in covered) for one in listings)
+    return {_row(one) for one in listings if one.provider.id in covered}
 
 
 async def indexed(index: Index) -> set[tuple[OfferId, str, int]]:

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from penstock.chain.fake import FakeChain
 from penstock.consumer.endpoint import check_endpoint
-from penstock.consumer.market import Listing, Wanted, choose
+from penstock.consumer.market import Listing, Market, Wanted, choose
 from penstock.errors import NoOffer, NotFound, OfferMismatch, PriceTooHigh
+from penstock.keys import new_session_key
 from penstock.types import NATIVE, ZERO_ADDRESS, Address, Offer, OfferId, Provider, Service, Terms, Token
 
 COIN = Token(NATIVE, "BNB", 18)
@@ -51,6 +53,39 @@ def test_every_wish_filters() -> None:
     assert chosen(market, provider=market[2].provider.id) == 3
     assert chosen(market, offer=market[1].offer.id) == 2
     assert chosen(market, max_rate=1) == 1
+
+
+def test_a_stake_that_covers_too_little_is_passed_over_and_said_to_be() -> None:
+    low = replace(listing(1, rate=1), covered=False)
+    assert chosen([low, listing(2)]) == 2
+    with pytest.raises(NoOffer, match="no longer covers all their slots"):
+        chosen([low, listing(2, model="n")], model="m")
+    with pytest.raises(NoOffer, match="no offer fits"):
+        chosen([low], region="us")
+
+
+async def test_the_stake_covers_all_that_a_provider_sells_or_nothing_is_bought_there() -> None:
+    """By the contract's own word, also where a fault has taken part of the stake."""
+    chain = FakeChain(minimum_stake=100, cover_per_slot=30)
+    account, wanted = new_session_key(), Wanted(model="m")
+    chain.set_balance(account.address, 10**18)
+    me, market = account.address, Market(chain)
+    await chain.register(account, payee=me, signer=me, service=Service.INFERENCE, endpoint="http://x")
+    await chain.stake(account, me, 120)
+    terms = [Terms("m", NATIVE, rate, 0, 0, slots, 1024, 0, "", "") for rate, slots in ((1, 1), (2, 3))]
+    for one in terms:
+        await chain.create_offer(account, me, one)
+    assert [found.covered for found in await market.find(wanted)] == [True, True]
+    chain._state.stakes[me] -= 1  # as slashing does
+    assert await chain.stake_of(me) == 119
+    assert await market.find(wanted) == []
+    assert [found.covered for found in await market.listings()] == [False, False]
+    assert not (await market.listing(terms[0].offer_id(me))).covered
+    with pytest.raises(NoOffer, match="no longer covers"):
+        await market.choose(wanted)
+    await chain.set_offer_active(account, terms[1].offer_id(me), False)
+    assert (await market.choose(wanted)).offer.terms == terms[0]
+    assert [found.offer.terms for found in await market.find(replace(wanted, min_stake=120))] == []
 
 
 def test_time_comes_before_tokens_before_both() -> None:
