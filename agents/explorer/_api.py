@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Header, HTTPException, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from agents.explorer import _models as models
@@ -52,6 +52,22 @@ _LINES = {
 }
 _PUBLICATIONS = 20
 """One of so many requests may bring receipts, which take longer to judge than a page to show."""
+
+
+def _parties(
+    payer: Address = "", payee: Address = "", party: Address = "", provider: Address = "", model: Text = ""
+) -> queries.SessionFilter:
+    return queries.SessionFilter(
+        payer=_address(payer),
+        payee=_address(payee),
+        party=_address(party),
+        provider=_address(provider),
+        model=model,
+    )
+
+
+Parties = Annotated[queries.SessionFilter, Depends(_parties)]
+"""Whose streams or channels."""
 
 
 def router(
@@ -206,24 +222,13 @@ def router(
 
     @api.get("/streams", tags=["sessions"])
     async def streams(
+        parties: Parties,
         status: Literal["", "open", "closed", "spent"] = "",
-        payer: Address = "",
-        payee: Address = "",
-        party: Address = "",
-        provider: Address = "",
-        model: Text = "",
         after: After = None,
         limit: Limit = queries.PAGE,
     ) -> models.PageOf[models.StreamOut]:
         """Youngest first, with what each has cost by the last block."""
-        wanted = queries.SessionFilter(
-            status=status,
-            payer=_address(payer),
-            payee=_address(payee),
-            party=_address(party),
-            provider=_address(provider),
-            model=model,
-        )
+        wanted = replace(parties, status=status)
         page = await store.read(lambda c: queries.streams(c, wanted, after=after, limit=limit))
         page = replace(page, rows=[queries.measured(row, now()) for row in page.rows])
         return models.PageOf[models.StreamOut](items=page.rows, next=page.next)  # type: ignore[arg-type]
@@ -243,24 +248,13 @@ def router(
 
     @api.get("/channels", tags=["sessions"])
     async def channels(
+        parties: Parties,
         status: Literal["", "open", "closing", "closed"] = "",
-        payer: Address = "",
-        payee: Address = "",
-        party: Address = "",
-        provider: Address = "",
-        model: Text = "",
         after: After = None,
         limit: Limit = queries.PAGE,
     ) -> models.PageOf[models.ChannelOut]:
         """Youngest first."""
-        wanted = queries.SessionFilter(
-            status=status,
-            payer=_address(payer),
-            payee=_address(payee),
-            party=_address(party),
-            provider=_address(provider),
-            model=model,
-        )
+        wanted = replace(parties, status=status)
         page = await store.read(lambda c: queries.channels(c, wanted, after=after, limit=limit))
         return models.PageOf[models.ChannelOut](items=page.rows, next=page.next)  # type: ignore[arg-type]
 
