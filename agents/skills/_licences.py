@@ -43,14 +43,14 @@ async def complete(context: Context, number: int) -> None:
     product = await chain.product(held.product)
     if held.status is not Status.PENDING:
         raise ConfigError(
-            f"licence {number} of {product.listing.name} is {held.status.name.lower()}: only a pending one, whose price "
-            "waits in its refund window, is there to be completed"
+            f"licence {number} of {product.listing.name} is {held.status.name.lower()}: only a pending one, whose "
+            "price waits in its refund window, is there to be completed"
         )
     within = (await chain.head()).timestamp <= held.refundable_until
     if within and held.payer != account.address:
         raise ConfigError(
-            f"until its refund window is over {held.payer} alone, who paid for licence {number}, may complete it: set it "
-            "as account or --wallet, or wait"
+            f"until its refund window is over {held.payer} alone, who paid for licence {number}, may complete it: set "
+            "it as account or --wallet, or wait"
         )
     receipt = await chain.complete_licence(account, held.id)
     if context.json:

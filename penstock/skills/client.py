@@ -172,8 +172,8 @@ class Skills(Catalogue):
         if not ours:
             raise NotFound(
                 f"licence {held[0].id} of product {product} was bought with another key, which alone can use it: name "
-                f"that --account, have this key use it with penstock skill rekey {held[0].id}, or buy one for this key with "
-                f"penstock skill buy {product}"
+                f"that --account, have this key use it with penstock skill rekey {held[0].id}, or buy one for this key "
+                f"with penstock skill buy {product}"
             )
         for licence in ours:
             session = await self.session(licence)

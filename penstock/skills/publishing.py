@@ -243,7 +243,8 @@ async def renew(
             until = datetime.fromtimestamp(held.refundable_until, UTC)
             raise ConfigError(
                 f"licence {licence} can still be given back, until {until:%Y-%m-%d %H:%M:%S} UTC, and is renewed "
-                f"once its price is paid out: penstock skill complete {licence} waives the rest of that time; or buy another"
+                f"once its price is paid out: penstock skill complete {licence} waives the rest of that time; or buy "
+                "another"
             )
         receipts.append(await chain.complete_licence(account, licence))
     receipts += await allow(chain, account, token, max_cost)
