@@ -78,8 +78,9 @@ class Reverted(ChainError):
 _CURES = {
     "vault: not allowed so much": "another purchase took part of what License may take of the payer; try again, which "
     "allows it anew",
-    "license: not completed": "its price still waits in its refund window; renew it once that is over and the price "
-    "paid out, or buy another",
+    "license: not completed": "its price still waits in its refund window: `penstock skill complete` waives what is "
+    "left of that, or buy another",
+    "license: key changed within a day": "what the key before it signed still counts; try again a day after that",
     "wallet: too few coins": "put more in with `penstock wallet fund`",
     "wallet: too few tokens": "put more in with `penstock wallet fund`",
     "wallet: paused": "its owner ends that with `penstock wallet unpause`",

@@ -19,7 +19,7 @@ from agents.skills import _templates
 from penstock.consumer import funds
 from penstock.consumer.connections import Connections
 from penstock.errors import ConfigError, NotFound, PenstockError
-from penstock.licences import ENDLESS, NEVER, Item, Kind, Licence, LicenceId, Product, ProductId, Status, Tier, split
+from penstock.licences import ENDLESS, NEVER, Item, Kind, Licence, LicenceId, Product, ProductId, Tier, split
 from penstock.networks import LOCAL_CHAIN_ID, network
 from penstock.skills import publishing
 from penstock.skills.analytics import bought_together, by_day
@@ -125,7 +125,7 @@ async def publish(context: Context, folder: Path, ipfs_url: str) -> None:
     if context.json:
         emit_json({"product": done.product, "release": done.release, "card": done.card, "package": done.package})
     elif done.receipts:
-        await _say_fees(context, f"product {done.product}, release {done.release}", done.receipts)
+        await say_fees(context, f"product {done.product}, release {done.release}", done.receipts)
         talk(f"next: serve it (penstock-provider skills --account …), and penstock skill show {done.product}")
     else:
         talk(f"product {done.product} is as it was: nothing has changed")
@@ -285,32 +285,8 @@ async def buy(
         )
     else:
         payer = f", paid from wallet {account.address}" if context.settings.wallet else ""
-        await _say_fees(context, f"licence {licence} of {product.listing.name} for {paid}{payer}", receipts)
+        await say_fees(context, f"licence {licence} of {product.listing.name} for {paid}{payer}", receipts)
         talk(f"next: penstock skill run {product.id}")
-
-
-async def refund(context: Context, number: int) -> None:
-    consumer = await context.consumer()
-    chain, account = consumer.chain, consumer.account
-    domain_of(chain)
-    held = await chain.licence(LicenceId(number))
-    product = await chain.product(held.product)
-    if held.status is not Status.PENDING:
-        raise ConfigError(
-            f"licence {number} of {product.listing.name} cannot be given back: it is {held.status.name.lower()}, and "
-            "only what waits in its refund window, with nothing used on the chain, gives its price back"
-        )
-    if held.payer != account.address:
-        raise ConfigError(f"{held.payer} paid for licence {number} and may give it back: set it as account or --wallet")
-    receipt = await chain.refund_licence(account, held.id)
-    if context.json:
-        emit_json({"licence": held.id, "refund": str(held.paid), "token": product.listing.token, "to": held.payer})
-        return
-    token = await context.token(product.listing.token)
-    back = format_amount(held.paid, token.decimals, token.symbol)
-    await _say_fees(context, f"licence {number} is over: {back} back for {held.payer}", [receipt])
-    if context.settings.wallet:
-        talk("it is in the wallet's vault balance, and still counts against the caps")
 
 
 async def run(context: Context, number: int, operation: str, given: str, licence: int | None, ipfs_url: str) -> None:
@@ -355,7 +331,7 @@ async def review(context: Context, number: int, stars: int, licence: int | None)
         why = "you have reviewed it" if mine else "you hold no licence of it"
         raise NotFound(f"product {number} is not yours to review: {why}")
     receipt = await chain.review(account, max(good, key=lambda one: one.paid).id, stars)
-    await _say_fees(context, f"{stars} stars for product {number}", [receipt])
+    await say_fees(context, f"{stars} stars for product {number}", [receipt])
     if context.json:
         rating = await chain.rating(ProductId(number))
         emit_json({"product": number, "stars": rating.stars, "reviews": rating.count})
@@ -395,6 +371,8 @@ async def licences(context: Context) -> None:
         token = await context.token(product.listing.token)
         paid = format_amount(one.paid, token.decimals, token.symbol)
         name, tier, status = product.listing.name, one.tier.name.lower(), one.status.name.lower()
+        if one.refundable_until >= now:
+            status = f"refundable until {_moment(one.refundable_until)}"
         rows.append([str(one.id), f"{name} ({product.id})", tier, status, _left(one, now), paid])
     emit_table(["licence", "product", "tier", "status", "left", "paid"], rows, right=["licence", "paid"])
 
@@ -479,6 +457,7 @@ def _licence(one: Licence, now: int) -> dict[str, Any]:
         "bought": one.bought,
         "used": one.used,
         "paid": str(one.paid),
+        "refundable_until": one.refundable_until or None,
     }
 
 
@@ -488,10 +467,14 @@ def _left(one: Licence, now: int) -> str:
         return f"{left} units"
     if left == ENDLESS:
         return "for ever"
-    return f"until {datetime.fromtimestamp(one.expires_at, UTC):%Y-%m-%d %H:%M} UTC" if left else "over"
+    return f"until {_moment(one.expires_at)}" if left else "over"
 
 
-async def _say_fees(context: Context, what: str, receipts: list[Receipt] | tuple[Receipt, ...]) -> None:
+def _moment(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+async def say_fees(context: Context, what: str, receipts: list[Receipt] | tuple[Receipt, ...]) -> None:
     coin = await context.token("native")
     fee = format_amount(sum(one.fee for one in receipts), coin.decimals, coin.symbol)
     talk(f"{what}  {receipts[-1].transaction}  {sum(one.gas_used for one in receipts):,} gas, {fee}")

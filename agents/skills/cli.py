@@ -14,6 +14,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Skills: wri
 
 FolderArgument = Annotated[Path, typer.Argument(help="The skill's folder.")]
 ProductArgument = Annotated[int, typer.Argument(help="The product's number.")]
+LicenceArgument = Annotated[int, typer.Argument(help="The licence's number.")]
 IpfsOption = Annotated[
     str, typer.Option(help="HTTP API of an IPFS node, such as http://127.0.0.1:5001.", envvar="PENSTOCK_IPFS_URL")
 ]
@@ -97,11 +98,33 @@ def buy(
 
 
 @app.command()
-def refund(ctx: typer.Context, licence: Annotated[int, typer.Argument(help="The licence's number.")]) -> None:
+def refund(ctx: typer.Context, licence: LicenceArgument) -> None:
     """Give a licence back within its refund window; its price goes to who paid."""
-    from agents.skills import _commands
+    from agents.skills import _licences
 
-    _context(ctx).run(lambda context: _commands.refund(context, licence))
+    _context(ctx).run(lambda context: _licences.refund(context, licence))
+
+
+@app.command()
+def complete(ctx: typer.Context, licence: LicenceArgument) -> None:
+    """Keep a licence for good: waive what is left of its refund window, so that it can be renewed and reviewed.
+
+    Its sellers are paid. After the window anyone may; publishers' gateways do it by themselves.
+    """
+    from agents.skills import _licences
+
+    _context(ctx).run(lambda context: _licences.complete(context, licence))
+
+
+@app.command()
+def rekey(ctx: typer.Context, licence: LicenceArgument) -> None:
+    """Use a licence with this account's key, where another one was named or a wallet's program has a new key.
+
+    At most once a day, for which what the earlier key signed still counts.
+    """
+    from agents.skills import _licences
+
+    _context(ctx).run(lambda context: _licences.rekey(context, licence))
 
 
 @app.command()

@@ -109,6 +109,12 @@ class _Paying:
     async def refund_licence(self, sender: Account, licence: LicenceId) -> Receipt:
         return await self._at_wallet(wallet_calls.refund_license(licence))
 
+    async def complete_licence(self, sender: Account, licence: LicenceId) -> Receipt:
+        return await self._at_wallet(wallet_calls.complete_license(licence))
+
+    async def set_session_key(self, licensee: Account, licence: LicenceId, key: Address) -> Receipt:
+        return await self._at_wallet(wallet_calls.set_license_key(licence, key))
+
     async def _pay(self, token: Address, call: Call) -> Receipt:
         try:
             return await self._at_wallet(call)

@@ -25,6 +25,8 @@ _WORDS = {
     "buy_license": "buying the licence from the wallet",
     "renew_license": "renewing the wallet's licence",
     "refund_license": "giving back the wallet's licence",
+    "complete_license": "completing the wallet's purchase",
+    "set_license_key": "changing the session key of the wallet's licence",
     "release": "releasing what is over",
     "set_caps": "changing the wallet's caps",
     "set_key": "giving a key of the wallet",
@@ -102,6 +104,14 @@ def renew_license(license: LicenceId, quantity: int, max_cost: int) -> Call:
 
 def refund_license(license: LicenceId) -> Call:
     return _call("refund_license", license)
+
+
+def complete_license(license: LicenceId) -> Call:
+    return _call("complete_license", license)
+
+
+def set_license_key(license: LicenceId, session_key: Address) -> Call:
+    return _call("set_license_key", license, session_key)
 
 
 def release(token: Address, ids: Sequence[StreamId]) -> Call:

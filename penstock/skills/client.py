@@ -164,15 +164,16 @@ class Skills(Catalogue):
 
     async def session_for(self, product: ProductId) -> SkillSession:
         """Under the first licence of which something is left by the gateway, too: units may have been used whose
-        tickets are not on the chain yet. Of a wallet's licences each key uses those that it bought; NotFound where it
-        has none."""
+        tickets are not on the chain yet. Of a wallet's licences each key uses those that name it; NotFound where none
+        does."""
         session = None
         held = await self.licences_for(product)
         ours = [one for one in held if one.ticket_key == self.key.address]
         if not ours:
             raise NotFound(
                 f"licence {held[0].id} of product {product} was bought with another key, which alone can use it: name "
-                f"that --account, or buy one for this key with penstock skill buy {product}"
+                f"that --account, have this key use it with penstock skill rekey {held[0].id}, or buy one for this key "
+                f"with penstock skill buy {product}"
             )
         for licence in ours:
             session = await self.session(licence)

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from penstock.licences import (
     ProductId,
     ProductPublished,
     Release,
+    Status,
     Tier,
     Version,
 )
@@ -233,9 +235,19 @@ async def buy(
 async def renew(
     chain: Chain, account: Account, product: Product, licence: LicenceId, *, quantity: int, max_cost: int
 ) -> list[Receipt]:
-    """Periods or packs more for a licence, at the price that was seen."""
-    token = product.listing.token
-    receipts = await allow(chain, account, token, max_cost)
+    """Periods or packs more for a licence, at the price that was seen. One whose refund window is over is completed
+    first, where nobody has done so. ConfigError within the window: waiving it is a decision of its own."""
+    token, held, receipts = product.listing.token, await chain.licence(licence), []
+    if held.status is Status.PENDING:
+        if (await chain.head()).timestamp <= held.refundable_until:
+            until = datetime.fromtimestamp(held.refundable_until, UTC)
+            raise ConfigError(
+                f"licence {licence} can still be given back, until {until:%Y-%m-%d %H:%M:%S} UTC, and is renewed "
+                f"once its price is paid out: penstock skill complete {licence} waives the rest of that time; or buy "
+                "another"
+            )
+        receipts.append(await chain.complete_licence(account, licence))
+    receipts += await allow(chain, account, token, max_cost)
     value = max_cost if token == NATIVE else 0
     return [
         *receipts,

@@ -119,6 +119,36 @@ async def test_what_a_wallet_may_not_buy_is_said_with_its_cure(product: int, hom
     assert f"the publisher is the account {home.agent.address}" in (await skill(home, "publish", str(folder))).err
 
 
+async def test_a_licence_is_kept_for_good_and_used_with_another_key(
+    product: int, home: Household, market: Market, chain: Web3Chain
+) -> None:
+    number = str(product)
+    bought = await skill(home, "buy", number, "--json")
+    assert bought.code == 0, bought.err
+    licence = str(bought.json["licence"])
+    refused = await skill(home, "buy", number, "--renew", licence)
+    assert f"penstock skill complete {licence} waives the rest of that time" in refused.error
+    assert "refundable until" in (await skill(home, "stats", "--bought")).out
+    stranger = market.account()
+    refused = await market.penstock(stranger, "skill", "complete", licence)
+    assert f"{home.wallet} alone, who paid for licence {licence}, may complete it" in refused.error
+    refused = await market.penstock(stranger, "skill", "rekey", licence)
+    assert f"{home.wallet} holds licence {licence}" in refused.error
+    kept = await skill(home, "complete", licence, "--json")
+    assert (kept.code, kept.json["paid"], kept.json["waived"]) == (0, str(PRICE), True), kept.err
+    assert "is completed: only a pending one" in (await skill(home, "complete", licence)).error
+    renewed = await skill(home, "buy", number, "--renew", licence)
+    assert renewed.code == 0, renewed.err
+    assert "signs for it already" in (await skill(home, "rekey", licence)).error.replace(f"licence {licence}", "it")
+    # The owner has no key of the wallet, and may use its licences all the same.
+    mine = await market.penstock(home.owner, "skill", "rekey", licence, "--json", PENSTOCK_WALLET=home.wallet)
+    assert mine.code == 0, mine.err
+    assert mine.json["session_key"] == licence_key(home.owner, domain_of(chain)).address
+    assert (await chain.licence(LicenceId(int(licence)))).session_key == mine.json["session_key"]
+    assert "try again a day after" in (await skill(home, "rekey", licence)).error
+    assert f"penstock skill rekey {licence}" in (await skill(home, "run", number, *INPUT)).error
+
+
 @pytest.mark.parametrize("wallet", [True, False])
 async def test_caps_of_the_software_count_licences(market: Market, home: Household, product: int, wallet: bool) -> None:
     payer = home.agent if wallet else market.account(dollars=DOLLAR)

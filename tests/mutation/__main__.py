@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{mutant.name}  {mutant.where}  {mutant.key}")
         return 0
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that no node is left behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no node is left behind
     os.chdir(ROOT)
     os.environ["PENSTOCK_PROFILE"] = "quick"
     campaign = Campaign(target, mutants, options.workers, options.seed, options.results)

@@ -24,6 +24,7 @@ from penstock.licences import (
     Listing,
     ProductPublished,
     Release,
+    Status,
     Tier,
     Version,
 )
@@ -349,6 +350,37 @@ async def test_a_wallet_buys_licences(purse: Purse) -> None:
         await chain.renew_licence(account, licence, quantity=21, max_cost=10**6)
     with pytest.raises(Reverted, match="wallet: dearer than the bound"):
         await chain.renew_licence(account, licence, quantity=2, max_cost=999)
+
+
+async def test_a_wallet_keeps_a_licence_and_gives_it_another_key(purse: Purse) -> None:
+    publisher, account = purse.world.account(), WalletAccount(purse.wallet, purse.key)
+    listing = Listing("skill", Item.SKILL, Category.ANALYSIS, Kind.PERPETUAL, purse.token, refund_window=DAY)
+    release = Release(Version(1, 0, 0), "0x" + "01" * 32, "0x" + "02" * 32)
+    chain = paying_from_wallet(purse.chain, account)
+    published = await purse.chain.publish(publisher, listing, (500, 0, 0), release)
+    product = next(event.product for event in published.licences if isinstance(event, ProductPublished))
+    bought = await chain.buy_licence(account, product, release=1, tier=Tier.PERSONAL, max_cost=500)
+    licence = next(event.licence for event in bought.licences if isinstance(event, Licensed))
+    heir = new_session_key().address
+    await purse.do(calls.pause(), purse.guardian)
+    for call in (calls.complete_license(licence), calls.set_license_key(licence, heir)):
+        with pytest.raises(Reverted, match="wallet: paused"):
+            await purse.do(call)
+        with pytest.raises(Reverted, match="wallet: no such key"):
+            await purse.do(call, publisher)
+    await purse.do(calls.unpause(), purse.owner)
+    with pytest.raises(Reverted, match="wallet: zero key"):
+        await chain.set_session_key(account, licence, ZERO_ADDRESS)
+    await chain.set_session_key(account, licence, heir)
+    with pytest.raises(Reverted, match="key changed within a day; what the key before it signed still counts"):
+        await chain.set_session_key(account, licence, purse.key.address)
+    await chain.complete_licence(account, licence)
+    held = await chain.licence(licence)
+    assert (held.status, held.session_key) == (Status.COMPLETED, heir)
+    assert await purse.chain.vault_balance(purse.token, publisher.address) == 488
+    assert await purse.usage() == (0, 500, 500, 500)
+    with pytest.raises(Reverted, match="license: not pending"):
+        await chain.complete_licence(account, licence)
 
 
 async def test_coins_in_its_hands_pay_too(world: World) -> None:

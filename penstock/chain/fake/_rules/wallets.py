@@ -154,6 +154,21 @@ class WalletRules(Rules):
         self.tx.sender = self.address
         LicenceRules(self.tx).refund(LicenceId(license))
 
+    def complete_license(self, license: int) -> None:
+        self._use_licenses()
+        LicenceRules(self.tx).complete(LicenceId(license))
+
+    def set_license_key(self, license: int, session_key: str) -> None:
+        self._use_licenses()
+        require(session_key != ZERO_ADDRESS, "wallet: zero key")
+        LicenceRules(self.tx).set_session_key(LicenceId(license), Address(session_key))
+
+    def _use_licenses(self) -> None:
+        """Go on as the wallet, where the caller may."""
+        self._require_may_stop(self.caller, Scope.LICENSES)
+        require(self.caller == self.wallet.owner or not self.wallet.paused, "wallet: paused")
+        self.tx.sender = self.address
+
     def _pay_license(self, number: ProductId, tier: Tier, quantity: int, max_cost: int) -> None:
         found = self.state.products.get(number)
         if found is None:

@@ -4,6 +4,7 @@ import pytest
 
 from tests.contracts.harness import COIN, MAX, Actor, flip_signature, reverts, v_from_zero
 from tests.contracts.shop import (
+    COMMERCIAL,
     COMPLETED,
     DAY,
     PUBLISHER,
@@ -212,6 +213,25 @@ def test_packs_are_bought_when_they_are_needed(shop: Shop, payer: Actor, number:
     assert (shop.waits(), shop.license.remaining(number)) == (3_003, 19)
     assert shop.licence(number)["paid"] == 5 * 1_001
     assert shop.vault(TREASURY) == 75 + 50
+
+
+def test_packs_are_bought_at_the_price_of_the_tier(shop: Shop, payer: Actor) -> None:
+    number = shop.buy(shop.publish(listing(USAGE)), payer, tier=COMMERCIAL)
+    shop.license.set_auto_charge(number, 1, 2_002, 5_000, **shop.paying(payer, 5_000))
+    with reverts(OVER):
+        shop.record(number, 11, payer.key)
+    shop.license.set_auto_charge(number, 1, 2_003, 5_000, sender=payer)
+    shop.record(number, 11, payer.key)
+    assert (budget(shop, number), shop.licence(number)["paid"]) == (5_000 - 2_003, 2 * 2_003)
+
+
+def test_a_larger_budget_costs_the_difference(shop: Shop, payer: Actor, number: int) -> None:
+    for held, more in ((0, 3_000), (3_000, 2_000), (5_000, 1)):
+        assert shop.waits() == held
+        with reverts("vault: not allowed so much"):
+            shop.license.set_auto_charge(number, 1, 1, held + more, **shop.paying(payer, more - 1))
+        shop.license.set_auto_charge(number, 1, 1, held + more, **shop.paying(payer, more))
+    assert (budget(shop, number), shop.waits(), shop.vault(payer)) == (5_001, 5_001, 0)
 
 
 def test_as_many_steps_as_a_ticket_takes(shop: Shop, payer: Actor, number: int) -> None:

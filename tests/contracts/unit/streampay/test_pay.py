@@ -67,6 +67,22 @@ def test_who_was_allowed_spends_so_much_and_no_more(pay: Contract, money: Money,
     assert pay.balance_of(money.address, payer) == 75
 
 
+def test_who_was_allowed_spends_the_payers_money_alone(
+    pay: Contract, tokens: Money, payer: Actor, keeper: Actor
+) -> None:
+    """From its vault balance and then its allowance; the spender's own would be there."""
+    for account in (payer, keeper):
+        fill_vault(pay, tokens, account, 4)
+        tokens.give(account, 6, pay)
+    pay.allow_spender(keeper, tokens.address, 10, sender=payer)
+    receipt = pay.pay(payer, tokens.address, [(FIRST, 10)], sender=keeper)
+    expected = {"token": tokens.address, "account": payer, "spender": keeper, "amount": 4}
+    assert receipt.log("VaultSpent") == expected
+    assert receipt.log("Deposited")["funder"] == payer
+    assert (pay.balance_of(tokens.address, payer), tokens.held(payer)) == (0, 0)
+    assert (pay.balance_of(tokens.address, keeper), tokens.held(keeper)) == (4, 6)
+
+
 def test_the_maximum_has_no_end_and_zero_ends_it(pay: Contract, money: Money, payer: Actor, keeper: Actor) -> None:
     fill_vault(pay, money, payer, 100)
     pay.allow_spender(keeper, money.address, MAX, sender=payer)
