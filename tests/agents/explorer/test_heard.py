@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -206,6 +208,8 @@ async def test_uptime_is_what_was_asked_and_answered(rig: Rig, monkeypatch: pyte
         me = shop.account.address
         await rig.indexer.sync()
         prober = Prober(rig.store, rig.deployment, every=60)
+        now = time.time()  # all of it within one hour
+        monkeypatch.setattr("agents.explorer._probe.time", SimpleNamespace(time=lambda: now))
         answers: list[Any] = [
             {"provider": me},
             {"chain_id": 56},
