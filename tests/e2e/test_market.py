@@ -146,7 +146,7 @@ async def test_a_signal_in_mid_answer(market: Market, chain: Web3Chain, name: st
     terms = market.terms(market.dollar)
     async with selling(chain, market.account(), terms, **STORY) as gateway:
         process = await market.start(payer, "ask", "Hello?", "--provider", gateway.account.address)
-        await gateway.said_first.wait()
+        await gateway.begun()
         process.send_signal(SIGNALS[name])
         done = await finish(process)
     assert done.code == code, done.err
@@ -184,7 +184,7 @@ async def test_whoever_reads_the_answer_leaves(market: Market, chain: Web3Chain)
             stderr=subprocess.PIPE,
         )
         os.close(write)
-        await gateway.said_first.wait()
+        await gateway.begun()
         os.close(read)
         done = await finish(process)
     assert done.code == 141, done.err
@@ -200,7 +200,7 @@ async def test_a_kill_in_mid_answer_is_made_good_by_the_next_start(
     terms = market.terms(market.dollar)
     async with selling(chain, market.account(), terms, **STORY) as gateway:
         process = await market.start(payer, "ask", "Hello?", "--provider", gateway.account.address)
-        await gateway.said_first.wait()
+        await gateway.begun()
         process.kill()
         await process.communicate()
         assert [one for one, _ in (await market.books(chain)).streams.values() if one.payer == payer.address]
@@ -245,7 +245,7 @@ async def test_another_process_does_not_close_a_stream_in_use(market: Market, ch
     payer = market.account()
     async with selling(chain, market.account(), market.terms(), **STORY) as gateway:
         process = await market.start(payer, "ask", "Hello?", "--provider", gateway.account.address)
-        await gateway.said_first.wait()
+        await gateway.begun()
         assert "no stream was open" in (await market.penstock(payer, "recover")).err
         (stream,) = (await market.penstock(payer, "streams", "--json")).json
         assert stream["state"] == "open"
@@ -260,7 +260,7 @@ async def test_a_damaged_journal_is_made_up_from_the_chain(market: Market, chain
     payer = market.account()
     async with selling(chain, market.account(), market.terms(), **STORY) as gateway:
         process = await market.start(payer, "ask", "Hello?", "--provider", gateway.account.address)
-        await gateway.said_first.wait()
+        await gateway.begun()
         process.kill()
         await process.communicate()
         for file in market.home(payer).glob("journal.db-???"):
@@ -403,7 +403,7 @@ async def test_a_stream_of_somebody_else_is_neither_ours_to_use_nor_to_stop(mark
     payer, thief = market.account(), market.account()
     async with selling(chain, market.account(), market.terms(), **STORY) as gateway:
         process = await market.start(payer, "ask", "Hello?", "--provider", gateway.account.address)
-        await gateway.said_first.wait()
+        await gateway.begun()
         (stream,) = (await market.penstock(payer, "streams", "--json")).json
         # The thief even has the journal, session key included: only the payer's account can end the stream.
         stolen = await market.penstock(thief, "stop", stream["stream"], PENSTOCK_HOME=str(market.home(payer)))
@@ -503,7 +503,7 @@ async def test_stop_all_and_streams(market: Market, chain: Web3Chain) -> None:
     payer = market.account()
     async with selling(chain, market.account(), market.terms(), **STORY) as gateway:
         process = await market.start(payer, "ask", "Hello?", "--provider", gateway.account.address)
-        await gateway.said_first.wait()
+        await gateway.begun()
         process.kill()
         await process.communicate()
         assert " open " in (await market.penstock(payer, "streams")).out

@@ -238,7 +238,7 @@ async def test_a_cancelled_task_closes_the_stream(market: Market, chain: Web3Cha
                 await session.chat("What?").read()
 
         task = asyncio.create_task(work())
-        await gateway.said_first.wait()
+        await gateway.begun()
         task.cancel()
         await asyncio.sleep(0)
         task.cancel()  # an impatient one
