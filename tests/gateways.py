@@ -35,6 +35,7 @@ from penstock.wire.sessions import (
     WellKnown,
     closing_audience,
 )
+from tests.harness import PATIENCE
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 WORDS = ("A ", "penstock ", "is ", "a ", "gate.")
@@ -57,7 +58,11 @@ class Gateway:
     calls: list[str] = field(default_factory=list)
     asked: list[dict[str, object]] = field(default_factory=list)
     said_first: asyncio.Event = field(default_factory=asyncio.Event)
-    """A first word has been sent."""
+
+    async def begun(self) -> None:
+        """Once a first word has been sent."""
+        async with asyncio.timeout(2 * PATIENCE):
+            await self.said_first.wait()
 
     async def greet(self, request: web.Request) -> web.StreamResponse:
         chain = self.chain

@@ -73,8 +73,25 @@ class _Wrapped:
         await handle(scope, receive, send)
 
 
+async def _by_events(
+    app: App, scope: Any, receive: Any, send: Send, before: Callable[[bytes], Awaitable[None]]
+) -> None:
+    """What it says, one event at a time, however many come at once; each goes out after `before`."""
+
+    async def one_by_one(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            *events, rest = message.get("body", b"").split(b"\n\n")
+            for event in events:
+                await before(event)
+                await send({**message, "body": event + b"\n\n", "more_body": True})
+            message = {**message, "body": rest}
+        await send(message)
+
+    await app(scope, receive, one_by_one)
+
+
 class Slow(Layer):
-    """Takes its time before the first part, and before each further one: seconds."""
+    """Takes its time before the answer, and before each event of it: seconds."""
 
     def __init__(self, first: float, each: float = 0.0) -> None:
         super().__init__()
@@ -82,13 +99,7 @@ class Slow(Layer):
 
     async def completion(self, app: App, scope: Any, receive: Any, send: Send) -> None:
         await self.pause(self._first)
-
-        async def slowly(message: Message) -> None:
-            if message["type"] == "http.response.body" and message.get("more_body"):
-                await self.pause(self._each)
-            await send(message)
-
-        await app(scope, receive, slowly)
+        await _by_events(app, scope, receive, send, lambda _: self.pause(self._each))
 
 
 class _After(Layer):
@@ -104,20 +115,13 @@ class _After(Layer):
     async def completion(self, app: App, scope: Any, receive: Any, send: Send) -> None:
         sent = 0
 
-        async def until_then(message: Message) -> None:
-            """One event at a time: what comes before goes out, however many come at once."""
+        async def count(event: bytes) -> None:
             nonlocal sent
-            if message["type"] == "http.response.body":
-                *events, rest = message.get("body", b"").split(b"\n\n")
-                for event in events:
-                    sent += event.count(b'"content":"')
-                    if sent > self._words:
-                        await self.happens()
-                    await send({**message, "body": event + b"\n\n", "more_body": True})
-                message = {**message, "body": rest}
-            await send(message)
+            sent += event.count(b'"content":"')
+            if sent > self._words:
+                await self.happens()
 
-        await app(scope, receive, until_then)
+        await _by_events(app, scope, receive, send, count)
 
 
 class Stalls(_After):

@@ -19,6 +19,7 @@ from agents.local import LocalEngine, LocalSettings, size_of
 from agents.records.ledger import Outcome
 from penstock.errors import ConfigError, NoOffer
 from tests.agents.gateway.rig import CHAT_BODY, COIN, Script, Served, served, words
+from tests.harness import PATIENCE
 from tests.provider.rig import MODEL, engine_process, stretched
 
 
@@ -34,6 +35,8 @@ class Engine:
     size: str = "8.0B"
     asked: list[dict[str, Any]] = field(default_factory=list)
     left: asyncio.Event = field(default_factory=asyncio.Event)
+    held: asyncio.Event | None = None
+    """Until this is set, no answer begins."""
 
     async def models(self, request: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": "tiny"}, {"id": "other:latest"}]})
@@ -51,6 +54,8 @@ class Engine:
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         await response.prepare(request)
         try:
+            if self.held is not None:
+                await self.held.wait()
             for chunk in self.chunks:
                 await asyncio.sleep(self.pace)
                 await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
@@ -75,7 +80,7 @@ async def both(folder: Path, engine: Engine, script: Script, **settings: Any) ->
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
         engine.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        given = msgspec.convert({"url": engine.url, "timeout": 5} | settings, LocalSettings)
+        given = msgspec.convert({"url": engine.url, "timeout": 20} | settings, LocalSettings)
         async with LocalEngine(given) as local, served(folder, script, local=local) as gateway:
             yield gateway
     finally:
@@ -142,12 +147,13 @@ async def test_the_market_takes_what_is_too_much_here(
 
 
 async def test_it_takes_what_is_too_many(tmp_path: Path) -> None:
-    engine = Engine(pace=0.2)
+    engine = Engine(held=asyncio.Event())
     async with both(tmp_path, engine, Script(), max_running=1) as gateway:
         first = asyncio.create_task(ask(gateway))
         while not engine.asked:
             await asyncio.sleep(0.01)
         assert await ask(gateway) == MARKET
+        engine.held.set()
         assert await first == HERE
         assert await ask(gateway) == HERE
 
@@ -192,7 +198,7 @@ async def test_in_a_race_the_first_to_speak_wins_and_the_other_is_stopped(
     engine, script = Engine(pace=here), Script(pace=there)
     async with both(tmp_path, engine, script, order="race") as gateway:
         assert await ask(gateway) == wins
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await (script.closed if wins == HERE else engine.left).wait()
         (asked,) = gateway.ledger.requests()
         assert (asked.source, asked.outcome) == (wins[1], Outcome.DONE)
@@ -213,7 +219,7 @@ async def test_a_client_that_hangs_up_frees_the_engine(tmp_path: Path) -> None:
         async with gateway.http.stream("POST", "/v1/chat/completions", json=CHAT_BODY | {"stream": True}) as answer:
             async for _ in answer.aiter_lines():
                 break
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await engine.left.wait()
 
 

@@ -23,7 +23,7 @@ from penstock.chain.web3 import Web3Chain
 from penstock.keys import LocalAccount
 from tests.deployed import ROOT
 from tests.gateways import dies_in_mid_answer, selling
-from tests.harness import free_port
+from tests.harness import PATIENCE, free_port
 from tests.market import COIN, MODEL, Done, Market, finish
 from tests.served import providing, serving
 
@@ -152,7 +152,7 @@ async def test_chat_by_script(market: Market, payer: LocalAccount, tmp_path: Pat
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate("\n".join(lines).encode()), 60)
+    out, err = await asyncio.wait_for(process.communicate("\n".join(lines).encode()), 2 * PATIENCE)
     done = Done(process.returncode or 0, out.decode(), err.decode())
     assert done.code == 0, done.err
     assert "nobody offers gpt-9" in done.err
@@ -177,7 +177,7 @@ def _converse(market: Market, payer: LocalAccount, model: str) -> None:
         os.execve(sys.executable, [sys.executable, "-m", "agents", "chat", "--model", model], environment)
     unread = b""
 
-    def read_until(wanted: bytes, seconds: float = 30) -> bytes:
+    def read_until(wanted: bytes, seconds: float = 2 * PATIENCE) -> bytes:
         """All up to it; what came with it, and is behind it, is for the next call."""
         nonlocal unread
         end = time.monotonic() + seconds
@@ -267,9 +267,9 @@ async def test_mcp_ends_on_a_signal(market: Market, payer: LocalAccount) -> None
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(json.dumps(request).encode() + b"\n")
-    assert b'"penstock"' in await asyncio.wait_for(process.stdout.readline(), 60)
+    assert b'"penstock"' in await asyncio.wait_for(process.stdout.readline(), 2 * PATIENCE)
     process.send_signal(signal.SIGTERM)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE):
         code = await process.wait()
     process.stdin.close()
     assert code == 143
@@ -305,7 +305,7 @@ async def test_each_command_of_the_skill_works_as_written(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    done = await finish(process, 120)
+    done = await finish(process, 4 * PATIENCE)
     assert done.code == 0, done.out[-500:] + done.err
     parts = re.split(r"^--- \d+$", done.out, flags=re.MULTILINE)[1:]
     assert all(part.strip() for part in parts[:6]), parts

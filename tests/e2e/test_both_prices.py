@@ -115,7 +115,7 @@ async def test_a_stream_that_ends_ends_the_answer_and_the_channel_is_closed(
 ) -> None:
     with pytest.raises((AnswerCut, PaymentRequired)) as cut:
         async with await buy(consumer, rig, duration=60) as session:
-            async for _ in session.chat(PROMPT, max_tokens=4000, ignore_eos=True):
+            async for _ in session.chat(PROMPT, max_tokens=9000, ignore_eos=True):
                 if session.owed > 50 and node is not None:
                     node.advance(61)
                     node = None  # type: ignore[assignment]

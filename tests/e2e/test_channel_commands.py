@@ -18,6 +18,7 @@ from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
 from tests.harness import Node
 from tests.market import COIN, DOLLAR, Done, Market, finish
+from tests.misbehaving import Slow
 from tests.provider.rig import Rig, running
 
 OFFERS = ("native:1/3", "TUSD:1/3", "TUSD:0.0001+1/3")
@@ -28,10 +29,9 @@ LONG = "Tell me a long story about water."
 async def rig(
     node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
 ) -> AsyncIterator[Rig]:
-    """With the patience for a market of processes on a busy machine."""
-    async with running(
-        node, chain, deployed.deployment, engine, tmp_path, offers=OFFERS, voucher_seconds=10, slots=8
-    ) as rig:
+    """With the patience for a market of processes on a busy machine, and answers that outlast a kill."""
+    more = {"offers": OFFERS, "voucher_seconds": 10, "slots": 8, "wrap": Slow(0, 0.02)}
+    async with running(node, chain, deployed.deployment, engine, tmp_path, **more) as rig:
         yield rig
 
 

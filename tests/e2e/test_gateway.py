@@ -20,15 +20,19 @@ import pytest
 from penstock.chain.web3 import Web3Chain
 from penstock.keys import LocalAccount
 from tests.deployed import ROOT
+from tests.harness import PATIENCE
 from tests.market import COIN, Market, finish, until
+from tests.provider.rig import stretched
 from tests.served import QUESTION, Serving, providing, serving
 
-LONG = {"model": "auto", "messages": QUESTION, "max_tokens": 900, "stream": True}
+LONG = {"model": "auto", "messages": QUESTION, "max_tokens": 15_000, "ignore_eos": True, "stream": True}
+"""It outlasts whatever a test does meanwhile."""
 
 
 @pytest.fixture(scope="module")
 def provider(market: Market) -> Iterator[str]:
-    with providing(market, words=("--embeddings", "mean")) as address:
+    gguf = str(stretched(market.folder / "stretched.gguf"))
+    with providing(market, words=("--embeddings", "mean", "--gguf", gguf, "--context-length", "16384")) as address:
         yield address
 
 
@@ -199,7 +203,7 @@ def test_the_llm_tool(gateway: Serving, clients: Path, tmp_path: Path) -> None:
             subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         )
     for process in asking:
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=120)
         assert (process.returncode, bool(said.strip())) == (0, True)
 
 
@@ -224,7 +228,7 @@ async def test_whatever_ends_it_in_mid_answer_nothing_stays_open(
                         if line:
                             gateway.process.send_signal(how)
                     raise httpx.HTTPError("it ended")
-        await asyncio.to_thread(gateway.process.wait, 30)
+        await asyncio.to_thread(gateway.process.wait, PATIENCE)
         left = await open_streams(market, chain, payer)
         if how is not signal.SIGKILL:
             assert left == []

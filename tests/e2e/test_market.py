@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -22,12 +23,17 @@ from aiohttp import web
 from penstock.chain.web3 import Web3Chain
 from penstock.keys import LocalAccount
 from penstock.types import NATIVE, Address
+from provider.engines.upstream import UpstreamEngine
 from tests import gateways
+from tests.deployed import Deployed
 from tests.gateways import Handler, list_offer, selling
-from tests.harness import Node
+from tests.harness import PATIENCE, Node
 from tests.market import COIN, DOLLAR, SIGNALS, Market, finish, until
+from tests.misbehaving import Slow
+from tests.provider.rig import running
 
-READY_WITHIN = 60
+STORY = {"words": ("x ",) * 20_000, "pace": 0.05}
+"""An answer that outlasts whatever a test does meanwhile."""
 
 
 @contextlib.asynccontextmanager
@@ -46,7 +52,7 @@ async def real_provider(market: Market, account: LocalAccount, *options: str) ->
     assert process.stderr is not None
     talk = asyncio.create_task(process.stderr.read())
     try:
-        async with asyncio.timeout(READY_WITHIN):
+        async with asyncio.timeout(PATIENCE):
             ready = json.loads(await process.stdout.readline() or b"{}")
         assert ready.get("event") == "ready", (await talk).decode()
         yield account.address
@@ -54,7 +60,7 @@ async def real_provider(market: Market, account: LocalAccount, *options: str) ->
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 await process.wait()
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -138,9 +144,9 @@ async def test_terminal_sequences_in_an_answer_stay_in_pipes(market: Market, cha
 async def test_a_signal_in_mid_answer(market: Market, chain: Web3Chain, name: str, code: int, gasless: bool) -> None:
     payer = market.account(coins=0 if gasless else 10 * COIN, dollars=DOLLAR)
     terms = market.terms(market.dollar)
-    async with selling(chain, market.account(), terms, words=("x ",) * 1000, pace=0.05) as gateway:
+    async with selling(chain, market.account(), terms, **STORY) as gateway:
         process = await market.start(payer, "ask", "Hello?", "--provider", gateway.account.address)
-        await gateway.said_first.wait()
+        await gateway.begun()
         process.send_signal(SIGNALS[name])
         done = await finish(process)
     assert done.code == code, done.err
@@ -150,15 +156,17 @@ async def test_a_signal_in_mid_answer(market: Market, chain: Web3Chain, name: st
     await market.assert_nothing_locked(chain, payer.address)
 
 
-async def test_a_signal_in_mid_answer_of_the_real_provider(market: Market, chain: Web3Chain, provider: str) -> None:
+async def test_a_signal_in_mid_answer_of_the_real_provider(
+    market: Market, node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
+) -> None:
     payer = market.account()
-    process = await market.start(
-        payer, "ask", "Tell me a long story.", "--provider", provider, "--token", "BNB", "--max-tokens", "900"
-    )
-    assert process.stdout is not None
-    assert await process.stdout.read(1)
-    process.send_signal(signal.SIGINT)
-    done = await finish(process)
+    more: dict[str, Any] = {"offers": ("native:0.00001",), "wrap": Slow(0, 0.1)}
+    async with running(node, chain, deployed.deployment, engine, tmp_path, **more) as rig:
+        process = await market.start(payer, "ask", "Tell me a long story.", "--provider", rig.me, "--max-tokens", "900")
+        assert process.stdout is not None
+        assert await process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        done = await finish(process)
     assert done.code == 130, done.err
     assert "closed   stream" in done.err
     await market.assert_nothing_locked(chain, payer.address)
@@ -176,7 +184,7 @@ async def test_whoever_reads_the_answer_leaves(market: Market, chain: Web3Chain)
             stderr=subprocess.PIPE,
         )
         os.close(write)
-        await gateway.said_first.wait()
+        await gateway.begun()
         os.close(read)
         done = await finish(process)
     assert done.code == 141, done.err
@@ -190,9 +198,9 @@ async def test_a_kill_in_mid_answer_is_made_good_by_the_next_start(
 ) -> None:
     payer = market.account(coins=0 if gasless else 10 * COIN, dollars=DOLLAR)
     terms = market.terms(market.dollar)
-    async with selling(chain, market.account(), terms, words=("x ",) * 1000, pace=0.05) as gateway:
+    async with selling(chain, market.account(), terms, **STORY) as gateway:
         process = await market.start(payer, "ask", "Hello?", "--provider", gateway.account.address)
-        await gateway.said_first.wait()
+        await gateway.begun()
         process.kill()
         await process.communicate()
         assert [one for one, _ in (await market.books(chain)).streams.values() if one.payer == payer.address]
@@ -235,9 +243,9 @@ async def test_a_kill_while_the_provider_opens(market: Market, chain: Web3Chain)
 
 async def test_another_process_does_not_close_a_stream_in_use(market: Market, chain: Web3Chain) -> None:
     payer = market.account()
-    async with selling(chain, market.account(), market.terms(), words=("x ",) * 1000, pace=0.05) as gateway:
+    async with selling(chain, market.account(), market.terms(), **STORY) as gateway:
         process = await market.start(payer, "ask", "Hello?", "--provider", gateway.account.address)
-        await gateway.said_first.wait()
+        await gateway.begun()
         assert "no stream was open" in (await market.penstock(payer, "recover")).err
         (stream,) = (await market.penstock(payer, "streams", "--json")).json
         assert stream["state"] == "open"
@@ -250,9 +258,9 @@ async def test_another_process_does_not_close_a_stream_in_use(market: Market, ch
 
 async def test_a_damaged_journal_is_made_up_from_the_chain(market: Market, chain: Web3Chain) -> None:
     payer = market.account()
-    async with selling(chain, market.account(), market.terms(), words=("x ",) * 1000, pace=0.05) as gateway:
+    async with selling(chain, market.account(), market.terms(), **STORY) as gateway:
         process = await market.start(payer, "ask", "Hello?", "--provider", gateway.account.address)
-        await gateway.said_first.wait()
+        await gateway.begun()
         process.kill()
         await process.communicate()
         for file in market.home(payer).glob("journal.db-???"):
@@ -292,8 +300,9 @@ async def test_a_provider_that_fails(
 ) -> None:
     payer = market.account(coins=0 if gasless else 10 * COIN, dollars=DOLLAR)
     handlers = {step: handler}
+    patience = ("--timeout", "1") if handler is gateways.hangs else ()
     async with selling(chain, market.account(), market.terms(market.dollar), **handlers) as gateway:  # type: ignore[arg-type]
-        done = await market.penstock(payer, "ask", "Hi", "--provider", gateway.account.address, "--timeout", "1")
+        done = await market.penstock(payer, "ask", "Hi", "--provider", gateway.account.address, *patience)
     assert done.code == 6, done.err
     assert said in done.error
     assert "provider" in done.error or "try again" in done.error or "--duration" in done.error
@@ -392,9 +401,9 @@ async def test_a_price_that_changed_after_the_choice(market: Market, chain: Web3
 
 async def test_a_stream_of_somebody_else_is_neither_ours_to_use_nor_to_stop(market: Market, chain: Web3Chain) -> None:
     payer, thief = market.account(), market.account()
-    async with selling(chain, market.account(), market.terms(), words=("x ",) * 1000, pace=0.05) as gateway:
+    async with selling(chain, market.account(), market.terms(), **STORY) as gateway:
         process = await market.start(payer, "ask", "Hello?", "--provider", gateway.account.address)
-        await gateway.said_first.wait()
+        await gateway.begun()
         (stream,) = (await market.penstock(payer, "streams", "--json")).json
         # The thief even has the journal, session key included: only the payer's account can end the stream.
         stolen = await market.penstock(thief, "stop", stream["stream"], PENSTOCK_HOME=str(market.home(payer)))
@@ -492,9 +501,9 @@ async def test_lists_show_the_market(market: Market, chain: Web3Chain) -> None:
 
 async def test_stop_all_and_streams(market: Market, chain: Web3Chain) -> None:
     payer = market.account()
-    async with selling(chain, market.account(), market.terms(), words=("x ",) * 1000, pace=0.05) as gateway:
+    async with selling(chain, market.account(), market.terms(), **STORY) as gateway:
         process = await market.start(payer, "ask", "Hello?", "--provider", gateway.account.address)
-        await gateway.said_first.wait()
+        await gateway.begun()
         process.kill()
         await process.communicate()
         assert " open " in (await market.penstock(payer, "streams")).out

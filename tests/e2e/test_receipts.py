@@ -16,7 +16,7 @@ from penstock.reporting import judge, missing
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
 from tests.harness import Node
-from tests.provider.rig import COINS, Rig, fresh_account, running
+from tests.provider.rig import COINS, Rig, fresh_account, running, until
 
 OFFERS = {"by the second": "TUSD:0.0001", "by the token": "TUSD:1/3", "by both": "TUSD:0.0001+1/3"}
 PROMPT = "Why does water flow downhill?"
@@ -55,7 +55,7 @@ async def test_every_answer_has_a_receipt_that_matches(
                     if delta.text:
                         break
                 await left.aclose()
-                await asyncio.sleep(0.5)
+                await until(lambda: rig.provider.admission.running == 0, what="the end of what was left")
                 try:
                     texts.append(await session.chat(PROMPT, max_tokens=5).read())
                 except AnswerCut as error:

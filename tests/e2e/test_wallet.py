@@ -27,6 +27,7 @@ from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
 from tests.harness import Node
 from tests.market import COIN, DOLLAR, Done, Market
+from tests.misbehaving import Slow
 from tests.provider.rig import Rig, running
 
 OFFERS = ("native:0.00001", "TUSD:0.0001", "TUSD:1/3", "TUSD:0.0001+1/3")
@@ -37,9 +38,8 @@ CAPS = "payment=0.05,hour=0.08,day=0.2,week=0.5"
 async def rig(
     node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
 ) -> AsyncIterator[Rig]:
-    async with running(
-        node, chain, deployed.deployment, engine, tmp_path, offers=OFFERS, voucher_seconds=10, slots=8
-    ) as rig:
+    more = {"offers": OFFERS, "voucher_seconds": 10, "slots": 8, "wrap": Slow(0, 0.02)}
+    async with running(node, chain, deployed.deployment, engine, tmp_path, **more) as rig:
         yield rig
 
 

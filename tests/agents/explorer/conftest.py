@@ -84,9 +84,9 @@ def node(eventful: Path) -> Iterator[Node]:
 
 @pytest.fixture
 async def rig(node: Node, deployed: Deployed, database: str) -> AsyncIterator[Rig]:
-    rpc = JsonRpc(node.url, timeout=2)
+    rpc = JsonRpc(node.url, timeout=10)
     store = Store.open(database, deployed.deployment)
-    async with await Web3Chain.connect(node.url, deployed.deployment, request_timeout=2) as chain:
+    async with await Web3Chain.connect(node.url, deployed.deployment) as chain:
         yield Rig(node, deployed.deployment, chain, rpc, store)
     store.close()
     await rpc.close()

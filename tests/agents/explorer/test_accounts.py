@@ -18,6 +18,7 @@ from tests.agents.explorer.conftest import Rig
 from tests.agents.explorer.shop import COIN, IDS, Shop, funded
 from tests.agents.explorer.test_api import served
 from tests.agents.explorer.test_indexer import assert_as_if_read_at_once, assert_true
+from tests.harness import PATIENCE
 
 
 async def test_challenges_are_shown_from_the_first_question_to_their_end(rig: Rig, tmp_path: Any) -> None:
@@ -46,7 +47,7 @@ async def test_challenges_are_shown_from_the_first_question_to_their_end(rig: Ri
     await rig.indexer.sync()
     await assert_true(rig)
     assert await states() == [("lost", penalty), ("answered", 0)]
-    async with served(rig) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
+    async with served(rig) as url, httpx.AsyncClient(base_url=url, timeout=PATIENCE) as http:
         me = shop.account.address
         provider = (await http.get(f"/api/v1/providers/{me}")).json()
         assert (provider["challenges"], provider["challenges_lost"], provider["success"]) == (2, 1, 0)
@@ -101,7 +102,7 @@ async def test_a_wallet_s_caps_and_spending_are_its_own_words(rig: Rig, tmp_path
     await assert_true(rig)
     await assert_as_if_read_at_once(rig, tmp_path)
     deposit = rate * 1000 // 10**6
-    async with served(rig) as url, httpx.AsyncClient(base_url=url, timeout=10) as http:
+    async with served(rig) as url, httpx.AsyncClient(base_url=url, timeout=PATIENCE) as http:
         mine = (await http.get(f"/api/v1/accounts/{owner.address}")).json()
         assert [w["id"] for w in mine["wallets"]] == [first, second]
         (one,), (two,) = (w["tokens"] for w in mine["wallets"])

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.deployed import Deployed
-from tests.harness import Node
+from tests.harness import PATIENCE, Node
 from tests.market import Done, finish
 
 
@@ -40,14 +40,14 @@ def shell(node: Node, deployed: Deployed, tmp_path: Path) -> Shell:
 async def test_it_serves_is_stopped_and_checked(shell: Shell, node: Node, database: str) -> None:
     process = await shell.start("explorer", "--db", database, "--port", "0", "--json")
     assert process.stdout
-    said = json.loads(await asyncio.wait_for(process.stdout.readuntil(b"}"), 60))
+    said = json.loads(await asyncio.wait_for(process.stdout.readuntil(b"}"), 2 * PATIENCE))
     assert said["block"] == node.height
     async with httpx.AsyncClient(base_url=said["url"]) as http:
         assert "gpu.nordlicht.example" in (await http.get("/providers")).text
         async with http.stream("GET", "/api/v1/live") as live:
             assert await anext(live.aiter_lines()) == "retry: 2000"
             process.send_signal(signal.SIGTERM)  # with a listener on the line
-            done = await finish(process, 20)
+            done = await finish(process)
     assert done.code == 143
     assert "Traceback" not in done.err
     node.mine()

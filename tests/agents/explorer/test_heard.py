@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -29,6 +31,7 @@ from tests.agents.explorer.shop import IDS, Shop, funded
 from tests.agents.explorer.test_api import served
 from tests.agents.explorer.test_cli import Shell
 from tests.deployed import Deployed
+from tests.harness import PATIENCE
 
 
 def lines(signed: Sequence[SignedReceipt]) -> bytes:
@@ -37,7 +40,7 @@ def lines(signed: Sequence[SignedReceipt]) -> bytes:
 
 @asynccontextmanager
 async def explorer(rig: Rig, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-    async with served(rig, **options) as url, httpx.AsyncClient(base_url=f"{url}/api/v1", timeout=10) as http:
+    async with served(rig, **options) as url, httpx.AsyncClient(base_url=f"{url}/api/v1", timeout=PATIENCE) as http:
         yield http
 
 
@@ -205,6 +208,8 @@ async def test_uptime_is_what_was_asked_and_answered(rig: Rig, monkeypatch: pyte
         me = shop.account.address
         await rig.indexer.sync()
         prober = Prober(rig.store, rig.deployment, every=60)
+        now = time.time()  # all of it within one hour
+        monkeypatch.setattr("agents.explorer._probe.time", SimpleNamespace(time=lambda: now))
         answers: list[Any] = [
             {"provider": me},
             {"chain_id": 56},
@@ -220,10 +225,11 @@ async def test_uptime_is_what_was_asked_and_answered(rig: Rig, monkeypatch: pyte
                 said.update(change)
                 seen.append(await prober._answers(http, me, url))
             assert seen == [True, False, False, True, False, False, False]
-            monkeypatch.setattr("agents.explorer._probe._WITHIN", 0.2)
-            said["answer"] = lambda: asyncio.sleep(1, web.Response())
-            assert not await prober._answers(http, me, url)
-            await prober.round(http)
+            said["answer"] = lambda: asyncio.sleep(5, web.Response())
+            with monkeypatch.context() as patch:
+                patch.setattr("agents.explorer._probe._WITHIN", 0.2)
+                assert not await prober._answers(http, me, url)
+                await prober.round(http)
             del said["answer"]
             await prober.round(http)
         (hour,) = await rig.store.read(
@@ -273,7 +279,7 @@ async def test_a_server_probes_by_itself(rig: Rig) -> None:
         await rig.indexer.sync()
         async with explorer(rig, prober=Prober(rig.store, rig.deployment, every=0.05)) as http:
             tag = (await http.get("/providers")).headers["etag"]
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE):
                 while (await http.get(f"/providers/{shop.account.address}")).json()["uptime_24h"] != 1:
                     await asyncio.sleep(0.05)
                 # No block came, and yet what a cache has is old.

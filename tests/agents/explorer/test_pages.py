@@ -28,7 +28,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS += " --disable-component-update --disable-sync"
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
-PATIENCE = 20_000
+PATIENCE = 60_000
 """Milliseconds that anything may take to appear."""
 WALLET = """
 window.ethereum = { request: async ({ method, params }) => {

@@ -11,6 +11,7 @@ from textual.widgets import DataTable, Input, Static
 
 from agents.explorer._top import Details, Top
 from tests.agents.explorer.conftest import Rig
+from tests.harness import PATIENCE
 
 SIZE = (80, 24)
 pytestmark = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
@@ -26,7 +27,7 @@ async def command(pilot: Pilot[None], text: str) -> None:
     line = pilot.app.query_one("#command", Input)
     for keys, typing in ((["slash"], True), ([*("space" if c == " " else c for c in text), "enter"], False)):
         await pilot.press(*keys)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while line.has_focus is not typing:
                 await pilot.pause(0.01)
 
@@ -127,10 +128,6 @@ async def test_what_the_chain_says_meanwhile_appears(rig: Rig) -> None:
     async with top.run_test(size=SIZE) as pilot:
         before = rig.node.height
         await rig.live(sessions=2, seconds=30)
-        for _ in range(200):
-            await pilot.pause(0.05)
-            found = re.search(r"block (\d+)", words(top))
-            if found and int(found[1]) > before + 5:
-                break
-        else:
-            raise AssertionError(words(top))
+        async with asyncio.timeout(PATIENCE):
+            while not ((found := re.search(r"block (\d+)", words(top))) and int(found[1]) > before + 5):
+                await pilot.pause(0.05)

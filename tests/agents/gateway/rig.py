@@ -140,7 +140,7 @@ async def served(
         serving = asyncio.create_task(server._serve([listener]))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         try:
-            async with httpx.AsyncClient(base_url=url, timeout=20, trust_env=False) as http:
+            async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as http:
                 yield Served(url, script, ledger, http, told)
         finally:
             server.should_exit = True

@@ -27,8 +27,8 @@ def market(node: Node, deployed: Deployed, tmp_path: Path) -> Market:
 
 @pytest.fixture
 async def rig(market: Market, tmp_path: Path) -> AsyncIterator[Rig]:
-    # Short, so that an outage costs a test no seconds.
-    chain = await Web3Chain.connect(market.node.url, market.deployment, request_timeout=1)
+    # Short, so that a node that hangs costs a test few seconds.
+    chain = await Web3Chain.connect(market.node.url, market.deployment, request_timeout=3)
     rig = Rig(market, chain, tmp_path / "ledger.db")
     try:
         yield rig

@@ -13,6 +13,7 @@ import pytest
 
 from penstock.types import NATIVE
 from tests.agents.keeper.rig import Rig
+from tests.harness import PATIENCE
 from tests.market import Done, finish, until
 
 FAST = ("--poll", "0.05")
@@ -35,7 +36,7 @@ async def start(rig: Rig, *words: str) -> asyncio.subprocess.Process:
 async def said(process: asyncio.subprocess.Process, text: str) -> str:
     """The next line on stderr that has this text in it."""
     assert process.stderr is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(2 * PATIENCE):
         while line := await process.stderr.readline():
             if text in line.decode():
                 return line.decode()
@@ -147,7 +148,7 @@ async def test_metrics_have_the_figures(rig: Rig) -> None:
     await said(process, "earned")
 
     def settled() -> str:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as response:
             text: str = response.read().decode()
         return text if "penstock_keeper_settled_streams 1.0" in text else ""
 

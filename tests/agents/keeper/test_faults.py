@@ -15,10 +15,11 @@ from agents.keeper._sender import SenderPolicy
 from penstock.audit import Books
 from penstock.types import NATIVE
 from tests.agents.keeper.rig import Rig
+from tests.harness import PATIENCE
 from tests.market import until
 
 
-async def once(keeper: Keeper, patience: float = 20) -> None:
+async def once(keeper: Keeper, patience: float = PATIENCE) -> None:
     await keeper.once(asyncio.Event(), patience=patience)
 
 

@@ -14,7 +14,7 @@ from penstock.consumer.embeddings import vectors
 from penstock.consumer.gateway import Answer, Gateway, Usage
 from penstock.errors import AnswerCut, GatewayGarbage, GatewayRefused, GatewayUnreachable
 from penstock.wire.completions import EMBEDDINGS
-from tests.sdk.consumer.test_gateway import Handler, serve
+from tests.sdk.consumer.test_gateway import QUICK, Handler, serve
 
 TWO = ["a", "b"]
 
@@ -115,7 +115,7 @@ async def test_waits_end(begins: bool) -> None:
         await asyncio.sleep(3600)
         return response
 
-    async with serve(handler) as gateway:
+    async with serve(handler, QUICK) as gateway:
         with pytest.raises(AnswerCut, match="sent nothing"):
             await vectors(ask(gateway))
         end = asyncio.get_running_loop().time() + 0.1

@@ -15,13 +15,15 @@ from aiohttp import web
 from penstock.consumer.gateway import MAX_BODY, Delta, Gateway, Usage, Waits
 from penstock.errors import AnswerCut, GatewayGarbage, GatewayRefused, GatewayUnreachable, PaymentRequired
 from penstock.wire.completions import CHAT
+from tests.harness import PATIENCE, free_port
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-QUICK = Waits(connect=2, greeting=0.3, handshake=0.3, stall=0.3, close=0.3)
+DEFAULT, QUICK = Waits(), Waits(greeting=0.3, stall=0.3)
+"""The second: for gateways that fall silent."""
 
 
 @contextlib.asynccontextmanager
-async def serve(handler: Handler, waits: Waits = QUICK) -> AsyncIterator[Gateway]:
+async def serve(handler: Handler, waits: Waits = DEFAULT) -> AsyncIterator[Gateway]:
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(app, shutdown_timeout=0.01)
@@ -48,7 +50,7 @@ async def serve_raw(reply: bytes) -> AsyncIterator[Gateway]:
 
     server = await asyncio.start_server(on_connection, "127.0.0.1", 0)
     async with server, httpx.AsyncClient(timeout=None, trust_env=False) as http:
-        yield Gateway(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", http, QUICK)
+        yield Gateway(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", http, DEFAULT)
 
 
 def events(*data: object, done: bool = True, then: Callable[[], Awaitable[None]] | None = None) -> Handler:
@@ -206,9 +208,9 @@ async def test_a_short_body_is_unreachable() -> None:
             await gateway.well_known()
 
 
-async def test_nobody_there_is_unreachable(unused_tcp_port: int) -> None:
+async def test_nobody_there_is_unreachable() -> None:
     async with httpx.AsyncClient(trust_env=False) as http:
-        gateway = Gateway(f"http://127.0.0.1:{unused_tcp_port}", http, QUICK)
+        gateway = Gateway(f"http://127.0.0.1:{free_port()}", http, DEFAULT)
         with pytest.raises(GatewayUnreachable, match="nothing answers at"):
             await gateway.well_known()
         with pytest.raises(GatewayUnreachable, match="nothing answers at"):
@@ -220,18 +222,18 @@ async def test_silence_ends_the_wait() -> None:
         await asyncio.sleep(30)
         return web.Response()
 
-    async with serve(handler) as gateway:
+    async with serve(handler, QUICK) as gateway:
         began = time.monotonic()
         with pytest.raises(GatewayUnreachable, match="did not answer within"):
             await gateway.well_known()
         with pytest.raises(AnswerCut) as cut:
             await chat(gateway)
         assert cut.value.code == "stalled"
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 25, "it did not wait for the answer"
 
 
 async def test_a_stall_in_mid_answer_is_a_cut() -> None:
-    async with serve(events(chunk("He"), then=lambda: asyncio.sleep(30))) as gateway:
+    async with serve(events(chunk("He"), then=lambda: asyncio.sleep(30)), QUICK) as gateway:
         answer = gateway.ask(CHAT, "token", {})
         with pytest.raises(AnswerCut) as cut:
             await answer.read()
@@ -294,7 +296,7 @@ async def test_leaving_hangs_up_on_the_provider() -> None:
     async with serve(handler) as gateway:
         async with gateway.ask(CHAT, "token", {}) as answer:
             await anext(answer)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             await left.wait()
 
 
@@ -306,5 +308,5 @@ async def test_closing_works_while_another_task_reads() -> None:
         await asyncio.sleep(0)
         await answer.aclose()
         with pytest.raises((AnswerCut, httpx.StreamError)):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 await reader

@@ -49,9 +49,10 @@ from penstock.wire.sessions import (
 )
 from tests import gateways
 from tests.gateways import Gateway, answer, event, event_stream, refuse
+from tests.harness import PATIENCE
 
 COIN = 10**18
-QUICK = Waits(connect=2, greeting=1, handshake=1, sight=2, relay=2, stall=1, receipt=0.2, close=1, settle=2)
+WAITS = Waits(sight=2, receipt=1, settle=2)
 WORDS = ("A ", "penstock ", "is ", "a ", "gate.")
 Twist = Callable[[Receipt], Receipt]
 
@@ -264,7 +265,7 @@ async def shop(folder: Path, offered: Terms, **changes: Any) -> AsyncIterator[Sh
         http.endpoint = f"http://127.0.0.1:{runner.addresses[0][1]}"
         http.offer = await gateways.list_offer(chain, account, http.endpoint, offered)
         with Journal(folder / "journal.db") as journal:
-            async with Consumer(chain, payer, journal, waits=QUICK, on_warning=warnings.append) as consumer:
+            async with Consumer(chain, payer, journal, waits=WAITS, on_warning=warnings.append) as consumer:
                 yield Shop(seller, consumer, warnings)
     finally:
         await runner.cleanup()
@@ -568,7 +569,7 @@ async def test_receipts_of_answers_that_were_hung_up_on_are_asked_for(tmp_path: 
             answer = session.chat("slowly")
             await anext(answer)
             await answer.aclose()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE):
                 while not place.seller.written:
                     await asyncio.sleep(0.02)
             assert await session.chat("What?").read()

@@ -36,18 +36,24 @@ from tests import gateways
 from tests.gateways import Gateway, Handler, refuse, selling
 from tests.market import COIN, DOLLAR, Market, until
 
-QUICK = Waits(connect=2, greeting=1, handshake=1, sight=2, relay=2, stall=1, close=1, settle=2)
+WAITS = Waits(sight=2, settle=2)
+QUICK = replace(WAITS, greeting=2, handshake=2, relay=2, stall=2, close=2)
+"""For gateways that fall silent."""
 
 
 @asynccontextmanager
 async def buying(
-    market: Market, chain: Web3Chain, account: LocalAccount, news: list[News] | None = None
+    market: Market, chain: Web3Chain, account: LocalAccount, news: list[News] | None = None, waits: Waits = WAITS
 ) -> AsyncIterator[Consumer]:
     """A consumer with a journal of its own; in the end nothing of its money may be locked."""
     with Journal(market.home(account) / "journal.db") as journal:
         hear = None if news is None else news.append
-        async with Consumer(chain, account, journal, waits=QUICK, on_news=hear) as consumer:
+        async with Consumer(chain, account, journal, waits=waits, on_news=hear) as consumer:
             yield consumer
+
+
+def waits_for(handler: Handler) -> Waits:
+    return QUICK if handler in (gateways.hangs, gateways.stalls_in_mid_answer) else WAITS
 
 
 async def listing_of(consumer: Consumer, gateway: Gateway) -> Listing:
@@ -232,7 +238,7 @@ async def test_a_cancelled_task_closes_the_stream(market: Market, chain: Web3Cha
                 await session.chat("What?").read()
 
         task = asyncio.create_task(work())
-        await gateway.said_first.wait()
+        await gateway.begun()
         task.cancel()
         await asyncio.sleep(0)
         task.cancel()  # an impatient one
@@ -366,7 +372,7 @@ async def test_a_failed_handshake_leaves_nothing_open(
     terms = market.terms(market.dollar)
     async with (
         selling(chain, market.account(), terms, **{step: handler}) as gateway,  # type: ignore[arg-type]
-        buying(market, chain, payer) as buyer,
+        buying(market, chain, payer, waits=waits_for(handler)) as buyer,
     ):
         with pytest.raises(error):
             async with buyer.session(await listing_of(buyer, gateway)):
@@ -401,7 +407,7 @@ async def test_a_failed_answer_closes_the_stream(
     payer = market.account()
     async with (
         selling(chain, market.account(), market.terms(), chat=handler) as gateway,
-        buying(market, chain, payer) as buyer,
+        buying(market, chain, payer, waits=waits_for(handler)) as buyer,
     ):
         session = buyer.session(await listing_of(buyer, gateway))
         with pytest.raises(error) as raised:
@@ -520,7 +526,7 @@ async def test_a_provider_that_does_not_close_is_done_without_by_who_has_gas(
     payer = market.account(dollars=DOLLAR)
     async with (
         selling(chain, market.account(), market.terms(market.dollar), close=handler) as gateway,
-        buying(market, chain, payer) as buyer,
+        buying(market, chain, payer, waits=waits_for(handler)) as buyer,
     ):
         session = buyer.session(await listing_of(buyer, gateway), gasless=True)
         async with session:
@@ -680,7 +686,7 @@ async def crash_at(
     """Run a session until the break, then let go of the journal as a dead process would."""
     journal = Journal(market.home(payer) / "journal.db")
     try:
-        async with Consumer(chain, payer, journal, waits=QUICK) as buyer:
+        async with Consumer(chain, payer, journal, waits=WAITS) as buyer:
             listing = await listing_of(buyer, gateway)
             breaks(buyer)
 
@@ -763,9 +769,9 @@ async def test_streams_of_other_accounts_and_chains_are_left_alone(market: Marke
     async with selling(chain, market.account(), market.terms(), open_session=gateways.says_500) as gateway:
         await crash_at(market, chain, payer, gateway, lambda buyer: None)
         with Journal(market.home(payer) / "journal.db") as journal:
-            async with Consumer(chain, other, journal, waits=QUICK) as buyer:
+            async with Consumer(chain, other, journal, waits=WAITS) as buyer:
                 assert await buyer.reconcile() == []
-            async with Consumer(chain, payer, journal, waits=QUICK) as buyer:
+            async with Consumer(chain, payer, journal, waits=WAITS) as buyer:
                 assert [one.state for one in await buyer.reconcile()] == [State.CLOSED]
     await market.assert_nothing_locked(chain, payer.address)
 
@@ -775,7 +781,7 @@ async def test_a_lost_journal_is_made_up_from_the_chain(market: Market, chain: W
     async with selling(chain, market.account(), market.terms(), open_session=gateways.says_500) as gateway:
         await crash_at(market, chain, payer, gateway, lambda buyer: None)
         with Journal(market.home(payer) / "another.db") as journal:
-            async with Consumer(chain, payer, journal, waits=QUICK) as buyer:
+            async with Consumer(chain, payer, journal, waits=WAITS) as buyer:
                 (record,) = await buyer.recover_from_chain(market.deployment.first_block)
                 assert record.state is State.CLOSED
                 assert record.model == "penstock-tiny"
