@@ -15,7 +15,10 @@ from penstock.types import NATIVE, Address, Offer, OfferId, Provider, Service, S
 from penstock.wire.receipts import NOTHING, Accept, Receipt, SignedAccept, slashing_domain
 from provider.market import Seller
 from provider.receipts import Answered, Receipts, following
-from provider.store import Last, Session, Store, Usage
+from provider.store import DRAIN, Last, Session, Store, Usage, vouchers_kept, write_control
+from tests.provider.rig import on_both
+
+pytestmark = on_both
 
 ME = Address("0x" + "11" * 20)
 OFFER = OfferId("0x" + "22" * 32)
@@ -31,8 +34,13 @@ def usage(moment: int) -> Usage:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = Store.open(tmp_path / "state.sqlite", owner="test")
+def place(state: str, tmp_path: Path) -> str:
+    return state or str(tmp_path / "state.sqlite")
+
+
+@pytest.fixture
+async def store(place: str) -> AsyncIterator[Store]:
+    store = Store.open(place, owner="test")
     yield store
     await store.close()
 
@@ -48,8 +56,8 @@ def finish(store: Store, one: Accept, billed: Usage | None = None) -> asyncio.Fu
     return asyncio.ensure_future(store.add_receipt(one, make, b"", billed or usage(one.accepted_at)))
 
 
-async def test_receipts_of_a_session_that_come_together_are_a_chain_across_restarts(tmp_path: Path) -> None:
-    store = Store.open(tmp_path / "state.sqlite", owner="test")
+async def test_receipts_of_a_session_that_come_together_are_a_chain_across_restarts(place: str) -> None:
+    store = Store.open(place, owner="test")
     commits = 0
 
     def count(_: object) -> None:
@@ -62,7 +70,7 @@ async def test_receipts_of_a_session_that_come_together_are_a_chain_across_resta
     made = await asyncio.gather(*(finish(store, one) for one in some))
     assert commits <= 4, "they share transactions"
     await store.close()
-    again = Store.open(tmp_path / "state.sqlite", owner="test")
+    again = Store.open(place, owner="test")
     await add(again, accept(20, SESSIONS[1]))
     made.append(await finish(again, accept(20, SESSIONS[1])))
     for session in SESSIONS:
@@ -137,3 +145,19 @@ async def test_an_accept_is_signed_once_it_is_on_the_disk_and_not_before(store: 
         signed = SignedAccept.parse(await job.accepted())
         signed.require_signed(receipts.domain, account.address)
         assert signed.accept == job.accept
+
+
+async def test_the_highest_voucher_is_kept_and_read_by_another_process(store: Store, place: str) -> None:
+    for cumulative in (5, 10**30, 7):
+        await store.keep_voucher(SESSIONS[0], cumulative, b"%d" % cumulative)
+    await store.keep_voucher(SESSIONS[1], 1, b"1")
+    kept = {SESSIONS[0]: (10**30, b"%d" % 10**30), SESSIONS[1]: (1, b"1")}
+    assert await store.vouchers() == vouchers_kept(place) == kept
+    assert await store.vouchers(SESSIONS[1]) == {SESSIONS[1]: (1, b"1")}
+
+
+async def test_the_operators_word_reaches_a_running_gateway(store: Store, place: str) -> None:
+    assert await store.read_meta(DRAIN) is None
+    for word in ("since noon", ""):
+        write_control(place, DRAIN, word)
+        assert await store.read_meta(DRAIN) == word
