@@ -57,6 +57,10 @@ class Admission:
         self._slots = slots
         self._concurrency = concurrency
         self._sessions: dict[bytes, Session] = {}
+        self._holding: dict[StreamId, dict[int, Session]] = {}
+        """By stream and start, a session of each that held a slot when last looked at."""
+        self._over: dict[StreamId, dict[int, Session]] = {}
+        """Those that held none: most sessions, which whoever counts slots for a request need not walk."""
         self._runs: dict[StreamId, set[Run]] = defaultdict(set)
         self._answered: dict[OfferId, Counter[tuple[StreamId, int]]] = defaultdict(Counter)
         """Running answers of each session, by offer: looked at for every request, and so counted as they come."""
@@ -74,6 +78,8 @@ class Admission:
 
     def add(self, session: Session) -> None:
         self._sessions[session.token_hash] = session
+        if session.start:
+            self._holding.setdefault(session.stream_id, {})[session.start] = session
 
     @property
     def streams(self) -> set[StreamId]:
@@ -99,6 +105,10 @@ class Admission:
                 elif channel is None or channel.closed is None or channel.closed.place.timestamp > now - 86_400:
                     continue  # what it owes is remembered for as long as it lives
             del self._sessions[token_hash]
+            for known in (self._holding, self._over):
+                of_stream = known.get(session.stream_id, {})
+                if of_stream.pop(session.start, None) is not None and not of_stream:
+                    del known[session.stream_id]
             gone.append(session)
         return gone
 
@@ -190,8 +200,21 @@ class Admission:
 
     def holders(self) -> dict[StreamId, OfferId]:
         """Streams that hold a slot, and of which offer."""
-        held = {s.stream_id: s.offer_id for s in self._sessions.values() if s.start and self.refusal(s) is None}
+        held = {}
+        for stream, sessions in list(self._holding.items()):
+            for start, session in list(sessions.items()):
+                if self.refusal(session) is None:
+                    held[stream] = session.offer_id
+                else:
+                    self._over.setdefault(stream, {})[start] = sessions.pop(start)
+            if not sessions:
+                del self._holding[stream]
         return held | self._reserved
+
+    def _look_again(self, stream: StreamId) -> None:
+        """Something happened to it: its sessions may hold a slot again."""
+        if (sessions := self._over.pop(stream, None)) is not None:
+            self._holding.setdefault(stream, {}).update(sessions)
 
     def _by_token_alone(self) -> int:
         """Running answers of sessions that reserve no slot, because they pay for tokens and not for time."""
@@ -267,6 +290,9 @@ class Admission:
 
     def _review(self, streams: Iterable[StreamId]) -> None:
         """Cut what is no longer paid for, and look again when the money of the rest ends."""
+        streams = set(streams)
+        for stream_id in streams & self._over.keys():
+            self._look_again(stream_id)
         for stream_id in [s for s in streams if s in self._runs]:
             for run in list(self._runs[stream_id]):
                 if refusal := self.refusal(run.session):
@@ -285,6 +311,7 @@ class Admission:
     def reopen(self, stream: StreamId, start: int) -> None:
         """The closing was void."""
         self._closing.pop((stream, start), None)
+        self._look_again(stream)
 
     def closing(self, stream: StreamId, start: int) -> Closing | None:
         return self._closing.get((stream, start))

@@ -122,7 +122,14 @@ class Provider:
         self._lost = lost
         cluster = None
         if store.shared:
-            cluster = Cluster(store, peer_url, adopt=self._adopt, held=self.admission.holders, lost=self._leave)
+            cluster = Cluster(
+                store,
+                peer_url,
+                adopt=self._adopt,
+                held=self.admission.holders,
+                silent=self._hush,
+                lost=self._leave,
+            )
         self.cluster = self.sessions.cluster = cluster
         self.payouts = Payouts(
             chain,
@@ -194,6 +201,11 @@ class Provider:
         await self.receipts.take_over(stream)
         await self.accounts.load(stream)
         await self._admit(stream)
+
+    def _hush(self) -> None:
+        """The database is away, and others may answer for what is served here: nothing goes on without it."""
+        error = unwritable()
+        self.admission.cut_all(Refusal(error.code, error.message))
 
     def _leave(self) -> None:
         """Others go on with all that is served here, in a moment."""
@@ -542,6 +554,8 @@ async def _repeat(seconds: float, work: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(seconds)
         try:
             await work()
+        except OperationalError as error:
+            log.warning("a scheduled task waits for the state", task=work.__name__, error=reason(error))
         except Exception:
             log.exception("a scheduled task failed")
 

@@ -3,8 +3,9 @@
 Each stream, or channel, is one gateway's own: its answers, vouchers, receipts and its end pass through that process
 alone, so that nothing about money needs agreement between two. Who gets a request for another's stream hands it on to
 its owner. A gateway says every second that it lives, by the database's clock; one that has not for `LEASE` seconds has
-lost its streams to whoever asks, and must have stopped by then: it ends itself when it could not say so for less. Even
-one that was frozen meanwhile writes nothing: each accept and receipt is written with a look at who owns the stream.
+lost its streams to whoever asks, and cuts its answers when it could not say so for less. Where the database comes back
+and nobody has taken its streams, it goes on with them; else it ends. Even one that was frozen meanwhile writes nothing:
+each accept and receipt is written with a look at who owns the stream.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
 
 import aiohttp
 import structlog
@@ -29,10 +31,14 @@ from provider.store import NotOurs, Store
 log = structlog.get_logger("provider.cluster")
 
 BEAT, FENCE, LEASE = 1.0, 4.0, 7.0
-"""Seconds: between two signs of life; without one, until a gateway ends itself; until others take its streams."""
+"""Seconds: between two signs of life; without one, until a gateway cuts its answers; until others take its streams."""
 FORWARDED = b"x-penstock-forwarded"
 _ADOPTED_AT_ONCE = 100
 _FORGOTTEN = 86_400
+_CLAIM_KEPT = 3600.0
+"""Seconds that a stream without a session stays a gateway's: longer than any handshake."""
+_TURN_SECONDS, _TURN_LOOK = 60.0, 0.1
+"""How long another gateway's order of the same payer is waited for, and how often that is looked at."""
 
 _metadata = MetaData()
 _gateways = Table(
@@ -56,6 +62,12 @@ _holders = Table(
     Column("offer_id", String, nullable=False),
     Column("gateway", String, nullable=False),
 )
+_turns = Table(
+    "turns",
+    _metadata,
+    Column("payer", String, primary_key=True),
+    Column("gateway", String, nullable=False),
+)
 _now = func.extract("epoch", func.clock_timestamp())
 _alive = select(_gateways.c.id).where(_gateways.c.seen > _now - LEASE)
 _SLOTS_LOCK = 0x50454E54
@@ -69,16 +81,24 @@ class Cluster:
         *,
         adopt: Callable[[StreamId], Awaitable[None]],
         held: Callable[[], Mapping[StreamId, OfferId]],
+        silent: Callable[[], None],
         lost: Callable[[], None],
     ) -> None:
         """`url`: where other gateways reach this one. `adopt` loads a stream that has become ours, `held` tells which
-        hold a slot here, `lost` is called when this gateway may serve no more."""
+        hold a slot here. `silent` is called when the database has not answered for so long that others may take our
+        streams, `lost` when they have."""
         self.id = secrets.token_hex(8)
         self.url = url
         self.leads = False
         """Whether what is nobody's is this gateway's to do."""
-        self._store, self._adopt, self._held, self._lost = store, adopt, held, lost
-        self._mine: set[StreamId] = set()
+        self._store, self._adopt, self._held = store, adopt, held
+        self._silent, self._lost = silent, lost
+        self._mine: dict[StreamId, float] = {}
+        """And since when: monotonic time."""
+        self._turns: set[str] = set()
+        """Payers whose orders this gateway is at."""
+        self._patient_until = 0.0
+        """Until then nobody else is given up: the others, too, could not say that they live."""
         self._others: set[StreamId] = set()
         self._adopting = asyncio.Lock()
         self._http: aiohttp.ClientSession | None = None
@@ -120,7 +140,9 @@ class Cluster:
             return ""
 
         row = insert(_owners).values(stream_id=stream, gateway=self.id)
-        free = or_(_owners.c.gateway == self.id, _owners.c.gateway.not_in(_alive))
+        free = _owners.c.gateway == self.id
+        if not self._patient:
+            free = or_(free, _owners.c.gateway.not_in(_alive))
         claim = row.on_conflict_do_update(index_elements=["stream_id"], set_={"gateway": self.id}, where=free)
         owner = select(_gateways.c.url).join(_owners, _owners.c.gateway == _gateways.c.id)
 
@@ -137,7 +159,7 @@ class Cluster:
                 raise ApiError(503, "moving", "the session is moving to another gateway: again", retry_after=1)
             if not url:
                 await self._adopt(stream)
-                self._mine.add(stream)
+                self._mine[stream] = time.monotonic()
             return url
 
     async def hold(self, stream: StreamId, offer: OfferId, slots: int, of_offer: int) -> None:
@@ -151,58 +173,102 @@ class Cluster:
             same = sum(held == offer for held in (*rows, *mine.values()))
             if len(rows) + len(mine) > slots or same > of_offer:
                 raise ApiError(503, "no_free_slot", "all slots are taken: cancel, and try again later", retry_after=2)
-            c.execute(_hold(stream, offer, self.id))
+            c.execute(_hold({stream: offer}, self.id))
 
         await self._store.run(work)
 
-    def forget(self, streams: set[StreamId]) -> None:
-        """Nothing will be asked about them any more."""
-        self._mine -= streams
+    @asynccontextmanager
+    async def turn(self, payer: str) -> AsyncIterator[None]:
+        """Of all gateways this one alone sends what this payer has ordered. ApiError 503 where another one is at it for
+        long."""
+        row = insert(_turns).values(payer=payer, gateway=self.id)
+        free = or_(_turns.c.gateway == self.id, _turns.c.gateway.not_in(_alive))
+        take = row.on_conflict_do_update(index_elements=["payer"], set_={"gateway": self.id}, where=free)
+        until = time.monotonic() + _TURN_SECONDS
+        while await self._store.run(lambda c: c.execute(take.returning(_turns.c.payer)).first()) is None:
+            if time.monotonic() >= until:
+                message = "another order of this payer is on its way: ask again with a new grant in a while"
+                raise ApiError(503, "order_pending", message, retry_after=15)
+            await asyncio.sleep(_TURN_LOOK)
+        self._turns.add(payer)
+        try:
+            yield
+        finally:
+            self._turns.discard(payer)
+            over = delete(_turns).where(_turns.c.payer == payer, _turns.c.gateway == self.id)
+            with suppress(SQLAlchemyError):  # the next sign of life says so, too
+                await self._store.run(lambda c: c.execute(over) and None)
+
+    async def forget(self, but: Collection[StreamId]) -> None:
+        """Nothing will be asked any more about streams that came long ago, but for these."""
+        before = time.monotonic() - _CLAIM_KEPT
+        gone = [stream for stream, since in self._mine.items() if since < before and stream not in but]
+        for stream in gone:
+            del self._mine[stream]
+        over = delete(_owners).where(_owners.c.gateway == self.id, _owners.c.stream_id.in_(gone))
+        if gone:
+            await self._store.run(lambda c: c.execute(over) and None)
 
     # --- staying alive ---
 
     async def _live(self) -> None:
-        proven = time.monotonic()
+        proven, silent = time.monotonic(), False
         while True:
             await asyncio.sleep(BEAT)
             asked = time.monotonic()
             try:
-                async with asyncio.timeout(max(0.0, proven + FENCE - asked)):
+                async with asyncio.timeout(max(BEAT, proven + FENCE - asked)):
                     known = await self._beat()
                 if not known:
                     break  # the others have given us up
-                proven = asked
-                await self._adopt_orphans()
+                if silent:
+                    log.info("the database answers again", seconds=round(asked - proven, 1))
+                proven, silent = asked, False
+                if not self._patient:
+                    await self._adopt_orphans()
             except (SQLAlchemyError, TimeoutError) as error:
-                log.warning("the database does not answer", error=reason(error))
-                if time.monotonic() - proven >= FENCE:
-                    break
+                self._patient_until = time.monotonic() + LEASE
+                if not silent:
+                    log.warning("the database does not answer", error=reason(error))
+                if not silent and time.monotonic() - proven >= FENCE:
+                    silent = True
+                    self._silent()
             except Exception:
                 log.exception("looking after the cluster failed")
         log.error("this gateway has lost its place, and ends: others go on with its sessions")
         self._lost()
 
+    @property
+    def _patient(self) -> bool:
+        return time.monotonic() < self._patient_until
+
     async def _beat(self) -> bool:
-        """A sign of life, and a look at the others. False where the last one was too long ago."""
-        held = dict(self._held())
+        """A sign of life, and a look at the others. False where they have taken what was ours."""
+        held, mine, turns = dict(self._held()), set(self._mine), list(self._turns)
         fresh = insert(_gateways).values(id=self.id, url=self.url, joined=_now, seen=_now)
         first = self._task is None
 
         def work(c: Connection) -> tuple[bool, bool, set[StreamId]]:
             if first:
+                c.execute(delete(_gateways).where(_gateways.c.url == self.url))  # who listened here before is gone
                 c.execute(fresh)
             else:
-                again = update(_gateways).where(_gateways.c.id == self.id, _gateways.c.seen > _now - LEASE)
-                if c.execute(again.values(seen=_now)).rowcount != 1:
+                again = update(_gateways).where(_gateways.c.id == self.id).values(seen=_now)
+                if c.execute(again).rowcount != 1:
                     return False, False, set()
             c.execute(delete(_gateways).where(_gateways.c.seen < _now - _FORGOTTEN))
+            c.execute(delete(_turns).where(_turns.c.gateway == self.id, _turns.c.payer.not_in(turns)))
             gone = (_holders.c.gateway == self.id) & _holders.c.stream_id.not_in(list(held))
             c.execute(delete(_holders).where(gone))
-            for stream, offer in held.items():
-                c.execute(_hold(stream, offer, self.id))
-            eldest = c.execute(_alive.order_by(_gateways.c.joined, _gateways.c.id).limit(1)).scalar()
+            if held:
+                c.execute(_hold(held, self.id))
+            owned = c.execute(select(_owners.c.stream_id).where(_owners.c.gateway == self.id)).scalars()
+            if not mine <= set(owned):
+                return False, False, set()
+            if c.execute(_alive.order_by(_gateways.c.joined, _gateways.c.id).limit(1)).scalar() != self.id:
+                return True, False, set()
             others = c.execute(select(_owners.c.stream_id).where(_owners.c.gateway != self.id)).scalars()
-            return True, eldest == self.id, {StreamId(stream) for stream in others}
+            return True, True, {StreamId(stream) for stream in others}
 
         known, self.leads, self._others = await self._store.run(work)
         return known
@@ -271,9 +337,9 @@ class Cluster:
 _HOP = frozenset("host connection keep-alive transfer-encoding upgrade te trailer content-length".split())
 
 
-def _hold(stream: StreamId, offer: OfferId, gateway: str) -> Insert:
-    row = insert(_holders).values(stream_id=stream, offer_id=offer, gateway=gateway)
-    return row.on_conflict_do_update(index_elements=["stream_id"], set_={"gateway": gateway})
+def _hold(streams: Mapping[StreamId, OfferId], gateway: str) -> Insert:
+    rows = [{"stream_id": stream, "offer_id": offer, "gateway": gateway} for stream, offer in streams.items()]
+    return insert(_holders).values(rows).on_conflict_do_update(index_elements=["stream_id"], set_={"gateway": gateway})
 
 
 async def _left(receive: Receive) -> None:

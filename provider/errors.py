@@ -54,5 +54,8 @@ class ApiError(Exception):
 
 def unwritable() -> ApiError:
     """The disk is full, or the database is away: what cannot be written down is not begun."""
-    message = "the provider cannot write down what it does now: try again later, or go elsewhere"
+    message = (
+        "the provider cannot write down what it does now, its disk being full or its database away: try again later, "
+        "or go elsewhere"
+    )
     return ApiError(503, "state_unavailable", message, retry_after=10)

@@ -528,7 +528,7 @@ class _Exchange:
         if self.why == LONG:
             return ApiError(504, LONG, "the answer took longer than any may: ask for fewer tokens")
         refusal = self.run.refusal or Refusal("cut", "the answer was cut")
-        status = 503 if refusal.code == "stopping" else 402
+        status = 503 if refusal.code in ("stopping", "state_unavailable") else 402
         return ApiError(status, refusal.code, refusal.message)
 
     async def events(self, idle_seconds: float) -> AsyncGenerator[bytes, None]:

@@ -31,7 +31,9 @@ def connect_to(place: str | Path) -> Engine:
         return engine
     try:
         url = make_url(str(place)).set(drivername="postgresql+psycopg")
-        return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+        engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5} | _ALIVE)
+        event.listen(engine, "connect", _insist)
+        return engine
     except ModuleNotFoundError:
         raise ConfigError("PostgreSQL needs its driver: pip install 'penstock[provider,postgres]'") from None
     except ValueError:
@@ -63,6 +65,17 @@ def reason(error: Exception) -> str:
     """In one line, without the statement and its values: what a log may say."""
     said = str(getattr(error, "orig", None) or error).strip().splitlines()
     return said[0] if said else type(error).__name__
+
+
+_ALIVE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
+"""Of libpq: a server whose machine is gone is noticed within seconds, not hours."""
+
+
+def _insist(connection: Any, _: Any) -> None:
+    """What is told to be written is on the disk, whatever else the server's other users are content with."""
+    off = "current_setting('synchronous_commit') = 'off'"
+    connection.execute(f"SELECT set_config('synchronous_commit', 'on', false) WHERE {off}")
+    connection.commit()
 
 
 def _configure(connection: Any, _: Any) -> None:

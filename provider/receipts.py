@@ -143,7 +143,11 @@ class Job:
 
     def _sign_early(self, kept: asyncio.Future[None]) -> None:
         """As soon as it is on the disk: the engine is still at the first token."""
-        if not kept.cancelled() and kept.exception() is None:
+        if kept.cancelled():
+            return
+        if isinstance(kept.exception(), OperationalError):
+            self._receipts.doubt(self.accept, self._terms)
+        elif kept.exception() is None:
             self._sign()
 
     def _sign(self) -> str:
@@ -193,8 +197,8 @@ class Receipts:
         self.store, self.signer, self.domain = store, signer, domain
         self._seller, self._wall = seller, wall
         self.clock = ReceiptClock(wall)
-        self._late: deque[Callable[[], Awaitable[Receipt]]] = deque()
-        """Receipts that are owed, and that the disk had no room for."""
+        self._late: deque[tuple[Accept, Callable[[], Awaitable[Receipt]]]] = deque()
+        """Receipts that are owed, or may be, and could not be written."""
         self._unwritten: dict[int, bytes] = {}
         """Signatures that are not on the disk, by the accept's time."""
 
@@ -237,14 +241,31 @@ class Receipts:
         try:
             return self._sign(await write())
         except OperationalError:
-            self._late.append(write)
+            self._late.append((accept, write))
             raise
+
+    def doubt(self, accept: Accept, terms: Terms) -> None:
+        """It was refused because it could not be written, and may be on the disk nevertheless: then it has to have its
+        receipt, for nothing."""
+
+        async def write() -> Receipt:
+            return await self.store.add_receipt(
+                accept, lambda last: following(accept, Answered(), self.clock.now(), last, terms), None, None
+            )
+
+        self._late.append((accept, write))
 
     async def flush(self) -> None:
         """Write what could not be written before. Keep the signatures made since: after the key has changed they could
         not be made again."""
         while self._late:
-            self._sign(await self._late[0]())
+            accept, write = self._late[0]
+            accepted, receipt = await self.store.written(accept)
+            if accepted:  # else there is nothing to answer for
+                try:
+                    self._sign(receipt or await write())
+                except NotOurs:
+                    log.warning("another gateway has answered for a request meanwhile", session=accept.session_id)
             self._late.popleft()
         rows = dict(self._unwritten)
         await self.store.keep_signatures(rows)

@@ -273,7 +273,7 @@ class Sessions:
         turn = self._turns.get(payer)
         if turn is None:
             turn = self._turns[payer] = asyncio.Lock()
-        async with turn:
+        async with turn, nullcontext() if self.cluster is None else self.cluster.turn(payer):
             yield
 
     async def _catch_up(self) -> None:
@@ -534,7 +534,8 @@ class Sessions:
         gone = self._admission.forget_gone()
         await self._store.forget_sessions([session.id for session in gone])
         if self.cluster is not None:
-            self.cluster.forget({session.stream_id for session in gone} - self._admission.streams)
+            closing = {closing.stream_id for closing in self._admission.closings}
+            await self.cluster.forget(self._admission.streams | closing)
 
     # --- a session's state and end ---
 

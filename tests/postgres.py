@@ -21,18 +21,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import wait_until
-
+_WITHIN = 60
+"""Seconds that it may take to start or to stop."""
 _USER = "penstock"
 _OPTIONS = ("listen_addresses=", "fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=50")
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running server."""
+    """A server in a folder of its own."""
 
     folder: Path
     binaries: Path
+    run_as: dict[str, int]
 
     def url(self, name: str) -> str:
         return f"postgresql://{_USER}@/{name}?host={self.folder}"
@@ -43,6 +44,17 @@ class Cluster:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
+
+    def control(self, *words: str) -> None:
+        """`pg_ctl`: start, stop, restart. Returns when that is done."""
+        log = self.folder / "log"
+        options = " ".join(f"-c {option}" for option in (*_OPTIONS, f"unix_socket_directories={self.folder}"))
+        words = (*words, "-o", options) if words[0] == "start" else words
+        command = [self.binaries / "pg_ctl", "-D", self.folder / "data", "-l", log, "-t", str(_WITHIN), "-s", *words]
+        with (self.folder / "pg_ctl.log").open("w+") as said:  # a pipe would be kept open by the server
+            done = subprocess.run(command, stdout=said, stderr=said, check=False, cwd=self.folder, **self.run_as)
+            said.seek(0)
+            assert done.returncode == 0, said.read() + log.read_text()
 
 
 def binaries() -> Path | None:
@@ -65,32 +77,17 @@ def postgres() -> Iterator[Cluster]:
         run_as = {"user": nobody.pw_uid, "group": nobody.pw_gid}
         os.chown(folder, nobody.pw_uid, nobody.pw_gid)
     try:
-        data, log = folder / "data", folder / "log"
-        command = [found / "initdb", "-D", data, "-U", _USER, "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, **run_as)
+        cluster = Cluster(folder, found, run_as)
+        command = [found / "initdb", "-D", folder / "data", "-U", _USER, "-A", "trust", "-E", "UTF8", "--no-sync"]
+        done = subprocess.run(
+            [*command, "--locale=C"], capture_output=True, text=True, check=False, cwd=folder, **run_as
+        )
         assert done.returncode == 0, done.stderr
-        options = [word for option in (*_OPTIONS, f"unix_socket_directories={folder}") for word in ("-c", option)]
-        with log.open("wb") as out:
-            server = subprocess.Popen(
-                [found / "postgres", "-D", data, *options], stdout=out, stderr=out, cwd=folder, **run_as
-            )
+        cluster.control("start")
         try:
-            cluster = Cluster(folder, found)
-            command = [found / "pg_isready", "-q", "-h", folder, "-U", _USER]
-
-            def ready() -> bool:
-                assert server.poll() is None, log.read_text()
-                return subprocess.run(command, check=False).returncode == 0
-
-            wait_until(ready, what="PostgreSQL's start")
             yield cluster
         finally:
-            server.terminate()  # waits for nobody
-            try:
-                server.wait(timeout=3)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+            cluster.control("stop", "-m", "immediate")  # waits for nobody
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -12,6 +12,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    Row,
     bindparam,
     delete,
     func,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.exc import OperationalError
 
 from penstock.types import Address, StreamId
 from penstock.wire.receipts import Accept, Receipt
@@ -93,19 +95,29 @@ class Receipts(Database):
         while True:
             try:
                 await self._finish_batch(writing)
-            except Exception:  # nothing was written: each for itself, so that one fails alone
+            except Exception as failure:  # each for itself, so that one fails alone
                 for job in writing.jobs:
-                    try:
-                        await self._finish_batch(self._begin_batch([job]))
-                    except Exception as error:
-                        if not job.done.cancelled():
-                            job.done.set_exception(error)
+                    await self._write_alone(job, doubtful=isinstance(failure, OperationalError))
             if len(writing.jobs) > 1:
                 await asyncio.sleep(_GATHER_SECONDS)
             if not self._waiting:
                 break
             writing = self._begin_batch(self._next_batch())
         self._writing = None
+
+    async def _write_alone(self, job: _Job, *, doubtful: bool) -> None:
+        """`doubtful`: the database may have written it before it was gone, and could not say so."""
+        try:
+            if doubtful:
+                accepted, receipt = await self.written(job.accept)
+                if receipt is not None if job.make is not None else accepted:
+                    if not job.done.cancelled():
+                        job.done.set_result(receipt)
+                    return
+            await self._finish_batch(self._begin_batch([job]))
+        except Exception as error:
+            if not job.done.cancelled():
+                job.done.set_exception(error)
 
     def _begin_batch(self, jobs: list[_Job]) -> _Batch:
         """Accepts before receipts, each kind in one statement: what a statement costs is shared by all of them."""
@@ -196,6 +208,11 @@ class Receipts(Database):
         query = select(*columns).where(RECEIPTS.c.seq.is_(None) & which).order_by(RECEIPTS.c.accepted_at)
         return [Accept(**row._mapping) for row in await self._do(lambda c: c.execute(query).all())]
 
+    async def written(self, accept: Accept) -> tuple[bool, Receipt | None]:
+        """Whether it is on the disk, and its receipt where that is."""
+        row = await self._do(lambda c: _found(c, accept))
+        return row is not None, _receipt_of(row) if row is not None and row.seq is not None else None
+
     async def add_receipt(
         self, accept: Accept, make: Callable[[Last | None], Receipt], token_ids: bytes | None, usage: Usage | None
     ) -> Receipt:
@@ -226,12 +243,8 @@ class Receipts(Database):
 
     async def _stored(self, which: ColumnElement[bool], most: int) -> list[Stored]:
         query = select(RECEIPTS).where(which & RECEIPTS.c.seq.is_not(None)).order_by(RECEIPTS.c.seq).limit(most)
-        found = []
-        for row in await self._do(lambda c: c.execute(query).all()):
-            said = {each.name: row._mapping[each.name] for each in fields(Receipt)}
-            said |= {"amount": int(row.amount), "total": int(row.total)}
-            found.append(Stored(Receipt(**said), row.token_ids, row.signature))
-        return found
+        rows = await self._do(lambda c: c.execute(query).all())
+        return [Stored(_receipt_of(row), row.token_ids, row.signature) for row in rows]
 
     async def prune(self, before: int) -> None:
         """Drop what was finished before this moment (milliseconds) and nobody can ask for any more: the ids of answers,
@@ -278,6 +291,19 @@ _ADD_RECEIPT = (
 _USED = [each.name for each in fields(Usage)]
 _ADD_USAGE = insert(USAGE)
 _LASTS_KEPT = 10_000
+
+
+def _found(c: Connection, accept: Accept) -> Row[Any] | None:
+    """The row of this very accept, which has its receipt where `seq` is told."""
+    row = c.execute(select(RECEIPTS).where(RECEIPTS.c.accepted_at == accept.accepted_at)).first()
+    if row is None or Accept(**{name: row._mapping[name] for name in _ACCEPTED}) != accept:
+        return None
+    return row
+
+
+def _receipt_of(row: Row[Any]) -> Receipt:
+    said = {each.name: row._mapping[each.name] for each in fields(Receipt)}
+    return Receipt(**said | {"amount": int(row.amount), "total": int(row.total)})
 
 
 def _last_of(c: Connection, session: StreamId, start: int) -> Last | None:

@@ -54,8 +54,11 @@ class Sessions(Database):
         return await self._sessions(_of(SESSIONS, stream))
 
     async def _sessions(self, which: ColumnElement[bool]) -> list[Session]:
+        opened = CHANNEL_OPENS.c.open_transaction.label("channel_transaction"), CHANNEL_OPENS.c.open_gas.label("gas")
+        both = SESSIONS.outerjoin(CHANNEL_OPENS, CHANNEL_OPENS.c.session_id == SESSIONS.c.id)
+        query = select(SESSIONS, *opened).select_from(both).where(which).order_by(SESSIONS.c.created_at)
+
         def read(c: Connection) -> list[Session]:
-            relayed = {r.session_id: (r.open_transaction, r.open_gas) for r in c.execute(select(CHANNEL_OPENS))}
             return [
                 Session(
                     r.id,
@@ -66,9 +69,10 @@ class Sessions(Database):
                     r.created_at,
                     r.open_transaction,
                     r.open_gas,
-                    *relayed.get(r.id, ("", 0)),
+                    r.channel_transaction or "",
+                    r.gas or 0,
                 )
-                for r in c.execute(select(SESSIONS).where(which).order_by(SESSIONS.c.created_at))
+                for r in c.execute(query)
             ]
 
         return await self._do(read)

@@ -11,9 +11,10 @@ from penstock.chain.web3 import Web3Chain
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed, chain, deployed, node
 from tests.harness import Node
+from tests.postgres import database, postgres
 from tests.provider.rig import MODEL, Buyer, EngineProcess, Rig, engine_process, running, stretched
 
-__all__ = ["chain", "deployed", "node"]
+__all__ = ["chain", "database", "deployed", "node", "postgres"]
 
 
 @pytest.fixture(scope="session")
@@ -33,12 +34,22 @@ async def engine(engine_child: EngineProcess) -> AsyncIterator[UpstreamEngine]:
 
 
 @pytest.fixture
+def state(request: pytest.FixtureRequest) -> str:
+    """What `--state` says: nothing, for a file at home; in a test that is `on_both` the URL of an empty database, too.
+    What does not depend on the database runs on SQLite alone."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        return ""
+    url: str = request.getfixturevalue("database")
+    return url
+
+
+@pytest.fixture
 async def rig(
-    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
+    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path, state: str
 ) -> AsyncIterator[Rig]:
     """A provider with one offer in coins and one in dollars."""
     offers = ("native:0.000001", "TUSD:0.0001")
-    async with running(node, chain, deployed.deployment, engine, tmp_path, offers=offers) as rig:
+    async with running(node, chain, deployed.deployment, engine, tmp_path, offers=offers, state=state) as rig:
         yield rig
 
 

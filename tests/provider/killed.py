@@ -2,8 +2,9 @@
 
     python -m tests.provider.killed STATE SEEN ROUNDS SEED
 
-Each round forks a child, which has all modules loaded, over the same state file, and kills it with SIGKILL within
-milliseconds of its being up, or while it starts. The children use the real store and the real signing code, with
+Each round forks a child, which has all modules loaded, over the same state, and kills it with SIGKILL within
+milliseconds of its being up, or while it starts. STATE is a file, or the URL of a database, which each child takes over
+as a gateway that is started again does. The children use the real store and the real signing code, with
 several sessions at once, and append to SEEN what would have left the process: a line for each accept and each
 receipt, with another newline before it, since a line may itself be cut by the kill.
 """
@@ -16,13 +17,15 @@ import random
 import signal
 import sys
 import time
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import structlog
 
 from penstock.keys import LocalAccount
 from penstock.types import NATIVE, Offer, Provider, Service, StreamId, Terms, address
 from penstock.wire.receipts import slashing_domain
+from provider.cluster import Cluster
 from provider.market import Seller
 from provider.receipts import Answered, Receipts
 from provider.store import Session, Store, Usage
@@ -46,10 +49,29 @@ def session(name: tuple[StreamId, int], number: int) -> Session:
     return Session(f"ses_{number}", os.urandom(32), *name, OFFER.id, 0.0, "")
 
 
-async def open_receipts(state: Path) -> Receipts:
+@asynccontextmanager
+async def opened(state: str) -> AsyncIterator[Receipts]:
     receipts = Receipts(Store.open(state, owner="test"), SELLER, ACCOUNT, DOMAIN, time.time)
     await receipts.load()
-    return receipts
+    cluster = None
+    if receipts.store.shared:
+        cluster = Cluster(
+            receipts.store,
+            "http://127.0.0.1:1",
+            adopt=receipts.take_over,
+            held=dict,
+            silent=lambda: None,
+            lost=lambda: None,
+        )
+        await cluster.start()
+        for stream, _ in NAMES:
+            assert not await cluster.where(stream), "it takes over from who was killed at once"
+    try:
+        yield receipts
+    finally:
+        if cluster is not None:
+            await cluster.stop()
+        await receipts.store.close()
 
 
 async def answer(receipts: Receipts, name: tuple[StreamId, int], number: int, seen: int) -> None:
@@ -71,10 +93,9 @@ async def answer(receipts: Receipts, name: tuple[StreamId, int], number: int, se
         os.write(seen, b"\nreceipt " + (await job.finish(answered, usage)).text().encode() + b"\n")
 
 
-async def work(state: Path, seen: int, up: int) -> None:
-    receipts = await open_receipts(state)
-    os.close(up)
-    async with asyncio.TaskGroup() as group:
+async def work(state: str, seen: int, up: int) -> None:
+    async with opened(state) as receipts, asyncio.TaskGroup() as group:
+        os.close(up)
         for number, name in enumerate([*NAMES, *NAMES]):
             group.create_task(answer(receipts, name, number, seen))
         while True:
@@ -88,7 +109,7 @@ def main(state: str, seen: str, rounds: str, seed: str) -> None:
         ready, up = os.pipe()
         child = os.fork()
         if not child:
-            asyncio.run(work(Path(state), os.open(seen, os.O_WRONLY | os.O_APPEND | os.O_CREAT), up))
+            asyncio.run(work(state, os.open(seen, os.O_WRONLY | os.O_APPEND | os.O_CREAT), up))
         os.close(up)
         if chance.random() < 0.9:
             os.read(ready, 1)  # until the child has closed its end; else it is killed while it starts

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import pytest
 
 from penstock.chain.web3 import Web3Chain
 from penstock.deployments import Deployment
@@ -48,6 +49,8 @@ COINS = 10**18
 RATE = 10**18
 """1e12 wei a second, scaled."""
 PROMPT = [{"role": "user", "content": "Why does water flow downhill?"}]
+on_both = pytest.mark.parametrize("state", ["sqlite", "postgresql"], indirect=True)
+"""Of a test that uses `state`: it runs on both databases."""
 LONG = {"messages": PROMPT, "model": MODEL, "max_tokens": 15_000, "extra_body": {"ignore_eos": True}}
 """Goes on for many seconds."""
 

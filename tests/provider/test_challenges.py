@@ -17,17 +17,19 @@ from provider.challenges import Challenges, Court
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
 from tests.harness import Node
-from tests.provider.rig import COINS, Buyer, Rig, fresh_account, running
+from tests.provider.rig import COINS, Buyer, Rig, fresh_account, on_both, running
 
 HOUR = 3600
 
 
 @pytest.fixture
 async def rig(
-    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
+    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path, state: str
 ) -> AsyncIterator[Rig]:
     # Other tests have moved this chain's time: the provider's clock is a little behind the chain's.
-    async with running(node, chain, deployed.deployment, engine, tmp_path, clock=lambda: float(node.now)) as rig:
+    async with running(
+        node, chain, deployed.deployment, engine, tmp_path, clock=lambda: float(node.now), state=state
+    ) as rig:
         yield rig
 
 
@@ -55,6 +57,7 @@ def watcher(rig: Rig, court: Court | None = None) -> Challenges:
     )
 
 
+@on_both
 async def test_a_challenge_is_answered_with_the_receipt_and_its_ids(rig: Rig) -> None:
     buyer = await customer(rig)
     signed = [await accepted(rig, buyer, max_tokens=n) for n in (1, 40)]
@@ -74,6 +77,7 @@ async def test_a_challenge_is_answered_with_the_receipt_and_its_ids(rig: Rig) ->
     assert await watcher(rig).look() == 0, "a new process sees that they are over"
 
 
+@on_both
 async def test_what_was_asked_while_it_was_down_or_the_node_away_is_answered_in_time(rig: Rig) -> None:
     buyer = await customer(rig)
     signed = await accepted(rig, buyer)

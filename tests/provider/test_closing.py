@@ -17,7 +17,7 @@ from penstock.wire.sessions import CLOSE_PATH, CloseRequest, GrantBody, StreamKe
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
 from tests.harness import Node
-from tests.provider.rig import COINS, Rig, fresh_account, running
+from tests.provider.rig import COINS, Rig, fresh_account, on_both, running
 from tests.provider.test_sessions import code
 from tests.provider.test_vouchers import Payer, price
 
@@ -26,9 +26,9 @@ OFFERS = ("native:0.000001+1/3",)
 
 @pytest.fixture
 async def rig(
-    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
+    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path, state: str
 ) -> AsyncIterator[Rig]:
-    async with running(node, chain, deployed.deployment, engine, tmp_path, offers=OFFERS) as rig:
+    async with running(node, chain, deployed.deployment, engine, tmp_path, offers=OFFERS, state=state) as rig:
         yield rig
 
 
@@ -50,6 +50,7 @@ async def post(one: Payer, request: CloseRequest) -> httpx.Response:
     return await one.rig.http.post(CLOSE_PATH, content=msgspec.json.encode(request))
 
 
+@on_both
 @pytest.mark.parametrize("by_payer", [False, True], ids=["session key", "payer"])
 async def test_a_grant_closes_stream_and_channel(rig: Rig, by_payer: bool) -> None:
     one = await arrived(rig)
@@ -127,6 +128,7 @@ async def test_a_closing_grant_opens_no_session(rig: Rig) -> None:
     assert (answer.status_code, code(answer)) == (401, "grant_invalid")
 
 
+@on_both
 async def test_closing_many_times_at_once_is_submitted_once(rig: Rig, node: Node) -> None:
     one = await arrived(rig)
     before = int(node.rpc("eth_getTransactionCount", rig.me, "latest"), 16)

@@ -16,7 +16,9 @@ from penstock.chain.web3 import Web3Chain
 from penstock.errors import ConfigError
 from penstock.wire.receipts import RECEIPT_HEADER, RECEIPTS_PATH, SignedReceipt
 from penstock.wire.sessions import SESSIONS_PATH
+from provider import cluster
 from provider.engines.upstream import UpstreamEngine
+from provider.errors import ApiError
 from provider.store import Store
 from tests.deployed import Deployed
 from tests.harness import Node, wait_until
@@ -157,6 +159,62 @@ async def test_vouchers_count_wherever_they_arrive_and_pay_once(pair: Pair, chai
         assert sum(p.amount for p in await one.provider.store.payouts() if p.kind == "settle") == owed
 
 
+async def test_two_orders_for_the_same_money_are_put_in_turn(
+    pair: Pair, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both look good until one is sent: the other would fail on the chain, at the provider's cost."""
+    trial, tried = Web3Chain._tried, 0
+
+    async def together(*given: Any, **named: Any) -> Any:
+        """None is sent before both were tried, unless one waits for the other."""
+        nonlocal tried
+        prepared = await trial(*given, **named)
+        tried += 1
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                while tried == 1:
+                    await asyncio.sleep(0.01)
+        return prepared
+
+    async with pair(offers=("TUSD:0.0001",)) as (one, two):
+        monkeypatch.setattr(Web3Chain, "_tried", together)
+        token = one.deployment.tokens["TUSD"]
+        wallet = fresh_account(node, coins=0)
+        node.mint(token, wallet.address, 600 * 100)
+        buyers = [Buyer(rig, wallet, one.offer(token)) for rig in (one, two)]
+        requests = [buyer.request(grant=buyer.grant(start=0), order=await buyer.order(600)) for buyer in buyers]
+        before = int(node.rpc("eth_getTransactionCount", one.me, "latest"), 16)
+        answers = await asyncio.gather(*(b.post(each) for b, each in zip(buyers, requests, strict=True)))
+        assert sorted(answer.status_code for answer in answers) == [201, 402], [answer.text for answer in answers]
+        assert int(node.rpc("eth_getTransactionCount", one.me, "latest"), 16) == before + 1
+        # Who failed gave the turn back.
+        node.mint(token, wallet.address, 600 * 100)
+        late = Buyer(one, wallet, one.offer(token))
+        assert (
+            await late.post(late.request(grant=late.grant(start=0), order=await late.order(600)))
+        ).status_code == 201
+
+
+async def test_a_turn_ends_with_the_gateway_that_had_it(
+    pair: Pair, postgres: Cluster, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_TURN_SECONDS", 0.3)
+    async with pair() as (one, two):
+        first, second = one.provider.cluster, two.provider.cluster
+        assert first is not None
+        assert second is not None
+        async with first.turn("payer"):
+            with pytest.raises(ApiError, match="another order of this payer"):
+                async with second.turn("payer"):
+                    pass
+            name = database.partition("?")[0].rpartition("/")[2]
+            postgres.sql(f"UPDATE turns SET gateway = 'gone' WHERE gateway = '{first.id}'", name)
+            async with second.turn("payer"):
+                pass
+        async with first.turn("payer"), second.turn("another"):
+            pass
+
+
 async def test_streams_are_paid_out_once_by_whoever_has_them(pair: Pair) -> None:
     async with pair(offers=("native:0.001",)) as (one, two):
         buyers = [await (await rig.buyer()).arrive(3600) for rig in (one, two)]
@@ -235,16 +293,18 @@ def _peers(database: str) -> list[str]:
     return wait_until(lambda: urls() if len(urls()) == 2 else [], what="both gateways")
 
 
-async def test_a_gateway_that_loses_the_database_ends_and_serves_nothing_meanwhile(
+async def test_a_gateway_whose_streams_were_taken_ends_and_serves_nothing_meanwhile(
     pair: Pair, postgres: Cluster, database: str
 ) -> None:
     async with pair() as (one, two):
         buyer = await (await one.buyer()).arrive()
         assert (await buyer.chat()).status_code == 200
-        # The others have given it up: the next sign of life tells it so.
+        # As after it was frozen for long: the next sign of life tells it so.
         name = database.partition("?")[0].rpartition("/")[2]
-        assert one.provider.cluster is not None
-        postgres.sql(f"UPDATE gateways SET seen = 0 WHERE id = '{one.provider.cluster.id}'", name)
+        assert two.provider.cluster is not None
+        postgres.sql(f"UPDATE owners SET gateway = '{two.provider.cluster.id}'", name)
+        refused = await buyer.chat()
+        assert (refused.status_code, refused.json()["error"]["code"] in ("moving", "stopping")) == (503, True)
         await until(lambda: one.provider.admission.stopping, what="its end")
         refused = await buyer.chat()
         assert refused.json()["error"]["code"] == "stopping"

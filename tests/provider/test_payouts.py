@@ -12,17 +12,18 @@ from penstock.types import NATIVE
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
 from tests.harness import Node
-from tests.provider.rig import COINS, Buyer, Rig, fresh_account, running, until
+from tests.provider.rig import COINS, Buyer, Rig, fresh_account, on_both, running, until
 
 RICH = ("native:0.001",)
 
 
+@on_both
 async def test_earnings_go_to_the_payee_on_a_schedule(
-    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
+    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path, state: str
 ) -> None:
     # Worth its gas once the streams are due for a minute and a half in all, and not while they are opened.
     schedule = {"offers": RICH, "payout_seconds": 0.2, "payout_gas_multiple": 2000}
-    async with running(node, chain, deployed.deployment, engine, tmp_path, **schedule) as rig:
+    async with running(node, chain, deployed.deployment, engine, tmp_path, state=state, **schedule) as rig:
         await rig.provider.store.write_meta("gas_price", str(10**9))
         buyers = [await rig.buyer() for _ in range(3)]
         for buyer in buyers:
@@ -39,6 +40,7 @@ async def test_earnings_go_to_the_payee_on_a_schedule(
         assert sum(state.paid for state in states if state) == paid
 
 
+@on_both
 async def test_twice_pays_nothing_twice(rig: Rig) -> None:
     buyer = await rig.buyer()
     await buyer.open(3600)
@@ -132,13 +134,14 @@ async def test_another_payee_is_collected_for(
         assert closed.status_code == 200, closed.text
 
 
+@on_both
 async def test_a_close_during_an_outage_is_made_good(
-    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
+    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path, state: str
 ) -> None:
     """Nothing is charged after the second at which the consumer asked, whenever the chain comes to know."""
     account = fresh_account(node)
     patient = await Web3Chain.connect(node.url, deployed.deployment, request_timeout=0.5, receipt_timeout=5)
-    more = {"account": account, "offers": RICH}
+    more = {"account": account, "state": state, "offers": RICH}
     async with patient, running(node, patient, deployed.deployment, engine, tmp_path, **more) as rig:
         buyer = await (await rig.buyer()).arrive(3600)
         with node.frozen():

@@ -58,7 +58,8 @@ def in_a_thread(work: Callable[[], None]) -> None:
 class Stage:
     """Where provider processes of one account run, one after the other."""
 
-    def __init__(self, node: Node, deployed: Deployed, folder: Path, account: LocalAccount) -> None:
+    def __init__(self, node: Node, deployed: Deployed, folder: Path, account: LocalAccount, state: str = "") -> None:
+        """`state`: the URL of a database; empty: a file at home."""
         self.account = account
         self._folder = folder
         self._count = 0
@@ -68,6 +69,7 @@ class Stage:
             "PENSTOCK_HOME": str(folder / "home"),
             "PENSTOCK_PROVIDER_POLL_SECONDS": "0.05",
             "PENSTOCK_PROVIDER_OUTAGE_SECONDS": "30",
+            "PENSTOCK_PROVIDER_STATE": state,
         }
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:

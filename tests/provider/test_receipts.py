@@ -46,6 +46,7 @@ from tests.provider.rig import (
     Buyer,
     EngineProcess,
     Rig,
+    on_both,
     running,
     stretched,
     until,
@@ -211,6 +212,7 @@ async def test_the_official_client_never_notices(buyer: Buyer) -> None:
     assert len(await checked(buyer)) == 2
 
 
+@on_both
 async def test_answers_at_once_in_one_session_are_one_chain(buyer: Buyer) -> None:
     for _ in range(3):
         answers = await asyncio.gather(*(buyer.chat(max_tokens=1 + 3 * n) for n in range(4)))
@@ -221,6 +223,7 @@ async def test_answers_at_once_in_one_session_are_one_chain(buyer: Buyer) -> Non
     assert await checked(again) == [], "another session has a chain of its own"
 
 
+@on_both
 async def test_a_second_session_of_the_same_stream_goes_on_in_its_chain(buyer: Buyer) -> None:
     await buyer.chat()
     await buyer.session()
@@ -228,6 +231,7 @@ async def test_a_second_session_of_the_same_stream_goes_on_in_its_chain(buyer: B
     assert [receipt.seq for receipt in await checked(buyer)] == [0, 1]
 
 
+@on_both
 async def test_whose_receipts_they_are(rig: Rig, buyer: Buyer) -> None:
     receipt = SignedReceipt.parse((await buyer.chat()).headers[RECEIPT_HEADER]).receipt
     place = f"{RECEIPTS_PATH}/{receipt.hash}"
@@ -300,6 +304,7 @@ async def test_an_answer_that_no_voucher_pays_for_is_told_with_its_receipt(
 # --- answers that are cut --------------------------------------------------------------------------
 
 
+@on_both
 async def test_a_client_that_leaves_has_its_receipt_waiting(buyer: Buyer, engine_child: EngineProcess) -> None:
     got: list[int] = []
     body = {"model": MODEL, "messages": PROMPT, "max_tokens": 15_000, "ignore_eos": True}
@@ -519,19 +524,19 @@ def test_the_clock_never_runs_backwards_nor_repeats_an_accept() -> None:
 # --- kill -9 ---------------------------------------------------------------------------------------
 
 
-async def test_killed_at_any_instant_it_never_signs_two_for_one_place(tmp_path: Path) -> None:
-    state, seen = tmp_path / "state.sqlite", tmp_path / "seen"
-    command = [sys.executable, "-m", "tests.provider.killed", str(state), str(seen), str(KILLS), "1"]
+@pytest.mark.parametrize(("state", "kills"), [("sqlite", KILLS), ("postgresql", KILLS // 8)], indirect=["state"])
+async def test_killed_at_any_instant_it_never_signs_two_for_one_place(tmp_path: Path, state: str, kills: int) -> None:
+    state, seen = state or str(tmp_path / "state.sqlite"), tmp_path / "seen"
+    command = [sys.executable, "-m", "tests.provider.killed", state, str(seen), str(kills), "1"]
     run = partial(subprocess.run, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     done = await asyncio.to_thread(run, command)
     assert done.returncode == 0, done.stderr
     told = [line.split(" ", 1) for line in seen.read_text().splitlines() if line.endswith("}")]
     accepts = [SignedAccept.parse(text) for kind, text in told if kind == "accept"]
     receipts = [SignedReceipt.parse(text) for kind, text in told if kind == "receipt"]
-    assert len(accepts) > KILLS
+    assert len(accepts) > kills
     assert len({each.accept.accepted_at for each in accepts}) == len(accepts), "no moment twice"
-    last = await killed.open_receipts(state)
-    try:
+    async with killed.opened(state) as last:
         known: dict[int, Receipt] = {}
         recovered = 0
         for name in killed.NAMES:
@@ -542,7 +547,7 @@ async def test_killed_at_any_instant_it_never_signs_two_for_one_place(tmp_path: 
             chain = check_chain([*mine, *kept], killed.TERMS, killed.ME, killed.DOMAIN)
             known |= {receipt.accepted_at: receipt for receipt in chain}
             recovered += sum(receipt.hash not in told_hashes for receipt in chain)
-        assert recovered > KILLS // 4, "children were killed with answers running"
+        assert recovered > kills // 4, "children were killed with answers running"
         for each in accepts:
             each.require_signed(killed.DOMAIN, killed.ME)
             assert each.accept.answered_by(known[each.accept.accepted_at]), "every accept has its receipt"
@@ -550,8 +555,6 @@ async def test_killed_at_any_instant_it_never_signs_two_for_one_place(tmp_path: 
         usage = {int(u.id.removeprefix("req_")): u for u in await last.store.usage()}
         assert all(usage[at].completion_tokens == receipt.completion_tokens for at, receipt in tokens.items())
         assert await last.store.unanswered() == []
-    finally:
-        await last.store.close()
 
 
 async def test_a_provider_killed_in_mid_answer_goes_on_in_its_chains(

@@ -11,13 +11,14 @@ from penstock.keys import new_session_key
 from penstock.types import OfferId
 from penstock.wire.eip712 import session_domain
 from penstock.wire.sessions import SESSIONS_PATH, WELL_KNOWN_PATH, new_grant
-from tests.provider.rig import RATE, Buyer, Rig, until
+from tests.provider.rig import RATE, Buyer, Rig, on_both, until
 
 
 def code(answer: object) -> str:
     return str(answer.json()["error"]["code"])  # type: ignore[attr-defined]
 
 
+@on_both
 async def test_a_paid_stream_and_a_grant_give_a_token(rig: Rig) -> None:
     buyer = await rig.buyer()
     await buyer.open(600)
@@ -56,6 +57,7 @@ async def test_the_payers_own_signature_is_no_grant(rig: Rig) -> None:
     assert (answer.status_code, code(answer)) == (401, "grant_invalid")
 
 
+@on_both
 async def test_replayed_grant(rig: Rig) -> None:
     buyer = await rig.buyer()
     await buyer.open()
@@ -209,6 +211,7 @@ async def test_oversized_handshake(rig: Rig) -> None:
     assert (answer.status_code, code(answer)) == (413, "body_too_large")
 
 
+@on_both
 async def test_slots_are_bounded_and_come_free(rig: Rig) -> None:
     first = [await (await rig.buyer()).arrive() for _ in range(4)]
     late = await rig.buyer()
@@ -237,6 +240,7 @@ async def dollar_buyer(rig: Rig) -> Buyer:
     return buyer
 
 
+@on_both
 async def test_an_order_opens_a_stream_without_gas(rig: Rig) -> None:
     buyer = await dollar_buyer(rig)
     found = await buyer.session(order=await buyer.order(600))
@@ -257,6 +261,7 @@ async def test_an_order_opens_a_stream_without_gas(rig: Rig) -> None:
     assert again.json() == closed | {"transaction": "", "gas_used": 0}
 
 
+@on_both
 async def test_an_order_whose_answer_was_lost(rig: Rig) -> None:
     buyer = await dollar_buyer(rig)
     order = await buyer.order()
@@ -303,6 +308,7 @@ async def test_an_order_goes_with_a_grant_for_no_start_yet(rig: Rig) -> None:
 # --- closing -------------------------------------------------------------------------------------
 
 
+@on_both
 async def test_closing_without_a_cancel_refunds_to_the_vault(rig: Rig, buyer: Buyer) -> None:
     answer = await buyer.close()
     assert answer.status_code == 200, answer.text

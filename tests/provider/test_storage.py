@@ -20,7 +20,7 @@ from penstock.wire.receipts import RECEIPT_HEADER, RECEIPTS_PATH, SignedReceipt
 from provider.service import state_place
 from tests.deployed import Deployed
 from tests.harness import Node, free_port
-from tests.provider.rig import Buyer, Rig, fresh_account, until
+from tests.provider.rig import Buyer, Rig, fresh_account, on_both, until
 from tests.provider.test_process import Stage, new_buyer
 
 
@@ -95,6 +95,7 @@ async def test_a_locked_database_is_waited_for_and_then_told(rig: Rig, buyer: Bu
     assert rig.provider.admission.running == 0
 
 
+@on_both
 async def test_old_ids_go_first_and_receipts_with_their_session(rig: Rig, buyer: Buyer) -> None:
     store = rig.provider.store
     answer = await buyer.chat()
@@ -135,10 +136,11 @@ class Client:
                 self.receipts += [line.removeprefix(f": {RECEIPT_HEADER} ") for line in said]
 
 
+@on_both
 async def test_kill_9_under_load_loses_nothing_that_a_client_has(
-    node: Node, chain: Web3Chain, deployed: Deployed, tmp_path: Path
+    node: Node, chain: Web3Chain, deployed: Deployed, tmp_path: Path, state: str
 ) -> None:
-    stage = Stage(node, deployed, tmp_path, fresh_account(node))
+    stage = Stage(node, deployed, tmp_path, fresh_account(node), state)
     words = ("--port", str(free_port()), "--offer", "native:0.001", "--slots", "4")
     clients: list[Client] = []
     async with contextlib.AsyncExitStack() as stack:
@@ -173,5 +175,5 @@ async def test_kill_9_under_load_loses_nothing_that_a_client_has(
                 assert last.accepted_at > max(receipt.finished_at for receipt in mine)
                 closed = await buyer.close()
                 assert closed.status_code == 200
-                (state,) = await chain.streams([buyer.key.id])
-                assert state is None, "the chain agrees that it is over"
+                (left,) = await chain.streams([buyer.key.id])
+                assert left is None, "the chain agrees that it is over"

@@ -6,20 +6,26 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from penstock.keys import LocalAccount
 from penstock.types import NATIVE, Address, Offer, OfferId, Provider, Service, StreamId, Terms
 from penstock.wire.receipts import NOTHING, Accept, Receipt, SignedAccept, slashing_domain
 from provider.market import Seller
 from provider.receipts import Answered, Receipts, following
-from provider.store import Last, Session, Store, Usage
+from provider.store import DRAIN, Last, Session, Store, Usage, vouchers_kept, write_control
+from tests.provider.rig import on_both
+
+pytestmark = on_both
 
 ME = Address("0x" + "11" * 20)
 OFFER = OfferId("0x" + "22" * 32)
 SESSIONS = [StreamId("0x" + digit * 64) for digit in "345"]
+SESSION = Session("ses", b"\0" * 32, SESSIONS[0], 7, OFFER, 0.0, "")
 
 
 def accept(moment: int, session: StreamId = SESSIONS[0]) -> Accept:
@@ -31,8 +37,13 @@ def usage(moment: int) -> Usage:
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    store = Store.open(tmp_path / "state.sqlite", owner="test")
+def place(state: str, tmp_path: Path) -> str:
+    return state or str(tmp_path / "state.sqlite")
+
+
+@pytest.fixture
+async def store(place: str) -> AsyncIterator[Store]:
+    store = Store.open(place, owner="test")
     yield store
     await store.close()
 
@@ -48,8 +59,8 @@ def finish(store: Store, one: Accept, billed: Usage | None = None) -> asyncio.Fu
     return asyncio.ensure_future(store.add_receipt(one, make, b"", billed or usage(one.accepted_at)))
 
 
-async def test_receipts_of_a_session_that_come_together_are_a_chain_across_restarts(tmp_path: Path) -> None:
-    store = Store.open(tmp_path / "state.sqlite", owner="test")
+async def test_receipts_of_a_session_that_come_together_are_a_chain_across_restarts(place: str) -> None:
+    store = Store.open(place, owner="test")
     commits = 0
 
     def count(_: object) -> None:
@@ -62,7 +73,7 @@ async def test_receipts_of_a_session_that_come_together_are_a_chain_across_resta
     made = await asyncio.gather(*(finish(store, one) for one in some))
     assert commits <= 4, "they share transactions"
     await store.close()
-    again = Store.open(tmp_path / "state.sqlite", owner="test")
+    again = Store.open(place, owner="test")
     await add(again, accept(20, SESSIONS[1]))
     made.append(await finish(again, accept(20, SESSIONS[1])))
     for session in SESSIONS:
@@ -119,21 +130,102 @@ async def test_who_stops_waiting_stops_nothing(store: Store) -> None:
     assert replace(accept(1)) not in await store.unanswered()
 
 
-async def test_an_accept_is_signed_once_it_is_on_the_disk_and_not_before(store: Store) -> None:
-    """However soon after that it is asked for."""
+def receipts_of(store: Store) -> Receipts:
     account = LocalAccount(b"\1" * 32)
     provider = Provider(
         ME, ME, NATIVE, ME, account.address, Service.INFERENCE, 0, 1, 0, "0x" + "00" * 32, "http://here", ""
     )
     terms = Terms("model", NATIVE, 10**6, 0, 0, 4, 1024, 0, "", "")
     seller = Seller(account, provider, {OFFER: Offer(OFFER, ME, True, 0, 0, terms)}, 0)
-    receipts = Receipts(store, seller, account, slashing_domain(31337, ME), lambda: 1_800_000_000.0)
-    session = Session("ses", b"\0" * 32, SESSIONS[0], 7, OFFER, 0.0, "")
+    return Receipts(store, seller, account, slashing_domain(31337, ME), lambda: 1_800_000_000.0)
+
+
+async def test_an_accept_is_signed_once_it_is_on_the_disk_and_not_before(store: Store) -> None:
+    """However soon after that it is asked for."""
+    receipts = receipts_of(store)
     for _ in range(20):
-        job = receipts.begin(session, b"{}")
+        job = receipts.begin(SESSION, b"{}")
         assert not job._kept.done()
         while not job._kept.done():
             await asyncio.sleep(0)
         signed = SignedAccept.parse(await job.accepted())
-        signed.require_signed(receipts.domain, account.address)
+        signed.require_signed(receipts.domain, receipts.signer.address)
         assert signed.accept == job.accept
+
+
+class Gone:
+    """A database that is gone in the midst of commits: before it has written, or before it can say so."""
+
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._dialect = store.engine.dialect
+        self._commit = self._dialect.do_commit
+        self.script: list[bool] = []
+        """Of the next commits: whether what they write is written."""
+        monkeypatch.setattr(self._dialect, "do_commit", self)
+
+    def __call__(self, connection: Any) -> None:
+        if not self.script:
+            self._commit(connection)
+            return
+        if self.script.pop(0):
+            self._commit(connection)
+        raise self._dialect.loaded_dbapi.OperationalError("the server closed the connection")
+
+
+async def test_what_was_written_though_nobody_heard_of_it_is_not_written_twice(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = Gone(store, monkeypatch)
+    gone.script = [True]
+    await asyncio.gather(*(add(store, accept(moment)) for moment in (1, 2)))
+    gone.script = [True]
+    made = await asyncio.gather(*(finish(store, accept(moment)) for moment in (1, 2)))
+    assert [receipt.seq for receipt in made] == [0, 1]
+    assert [stored.receipt for stored in await store.receipts_of(SESSIONS[0], 7, 0, 100)] == made
+    assert len(await store.usage()) == 2
+    gone.script = [False]
+    await add(store, accept(3))
+    assert (await finish(store, accept(3))).previous == made[1].hash
+
+
+async def test_what_could_not_be_written_is_answered_for_later(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An accept that nobody heard of has a receipt for nothing; a receipt is written once, with its usage."""
+    receipts, gone = receipts_of(store), Gone(store, monkeypatch)
+    for is_written in (True, False):
+        gone.script = [is_written, False]  # nor can it be looked up
+        with pytest.raises(OperationalError):
+            await receipts.begin(SESSION, b"{}").written()
+    (doubtful,) = await store.unanswered()
+    jobs = []
+    for number, is_written in enumerate((True, False)):
+        jobs.append(receipts.begin(SESSION, b"{}"))
+        await jobs[-1].written()
+        gone.script = [is_written, False]
+        with pytest.raises(OperationalError):
+            await jobs[-1].finish(Answered(2, 3), usage(number))
+    await receipts.flush()
+    assert await store.unanswered() == []
+    kept = [stored.receipt for stored in await store.receipts_of(SESSIONS[0], 7, 0, 100)]
+    assert {receipt.accepted_at: receipt.completion_tokens for receipt in kept} == {
+        doubtful.accepted_at: 0,
+        jobs[0].accept.accepted_at: 3,
+        jobs[1].accept.accepted_at: 3,
+    }
+    assert [receipt.seq for receipt in kept] == [0, 1, 2]
+    assert [row.id for row in await store.usage()] == ["req_0", "req_1"]
+
+
+async def test_the_highest_voucher_is_kept_and_read_by_another_process(store: Store, place: str) -> None:
+    for cumulative in (5, 10**30, 7):
+        await store.keep_voucher(SESSIONS[0], cumulative, b"%d" % cumulative)
+    await store.keep_voucher(SESSIONS[1], 1, b"1")
+    kept = {SESSIONS[0]: (10**30, b"%d" % 10**30), SESSIONS[1]: (1, b"1")}
+    assert await store.vouchers() == vouchers_kept(place) == kept
+    assert await store.vouchers(SESSIONS[1]) == {SESSIONS[1]: (1, b"1")}
+
+
+async def test_the_operators_word_reaches_a_running_gateway(store: Store, place: str) -> None:
+    assert await store.read_meta(DRAIN) is None
+    for word in ("since noon", ""):
+        write_control(place, DRAIN, word)
+        assert await store.read_meta(DRAIN) == word

@@ -29,7 +29,7 @@ from penstock.wire.sessions import (
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
 from tests.harness import Node, free_port
-from tests.provider.rig import COINS, MODEL, PROMPT, Buyer, EngineProcess, Rig, fresh_account, running, until
+from tests.provider.rig import COINS, MODEL, PROMPT, Buyer, EngineProcess, Rig, fresh_account, on_both, running, until
 from tests.provider.test_process import Stage, new_buyer
 
 OFFERS = ("native:1/3",)
@@ -105,15 +105,24 @@ def price(usage: dict[str, int]) -> int:
 
 @pytest.fixture
 async def rig(
-    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
+    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path, state: str
 ) -> AsyncIterator[Rig]:
     """A provider that sells by the token alone."""
     async with running(
-        node, chain, deployed.deployment, engine, tmp_path, offers=OFFERS, voucher_seconds=2, payout_gas_multiple=0
+        node,
+        chain,
+        deployed.deployment,
+        engine,
+        tmp_path,
+        offers=OFFERS,
+        state=state,
+        voucher_seconds=2,
+        payout_gas_multiple=0,
     ) as rig:
         yield rig
 
 
+@on_both
 async def test_a_whole_answer_is_paid_by_a_voucher(rig: Rig) -> None:
     one = await payer(rig).open_channel()
     opened = await one.shake()
@@ -197,6 +206,7 @@ async def test_beyond_the_credit_nothing_is_served(rig: Rig, engine_child: Engin
     assert (await one.chat(max_tokens=1)).status_code == 200
 
 
+@on_both
 async def test_vouchers_on_the_way_keep_an_answer_flowing(rig: Rig) -> None:
     one = await payer(rig).open_channel()
     await one.shake()
@@ -272,6 +282,7 @@ async def test_bad_vouchers_are_refused(rig: Rig) -> None:
     assert nobody.status_code == 401
 
 
+@on_both
 async def test_a_voucher_whose_answer_was_lost_is_sent_again(rig: Rig) -> None:
     one = await payer(rig).open_channel()
     await one.shake()
@@ -281,6 +292,7 @@ async def test_a_voucher_whose_answer_was_lost_is_sent_again(rig: Rig) -> None:
     assert await rig.provider.store.vouchers() == {one.key.id: (5000, bytes.fromhex(one.voucher(5000).signature[2:]))}
 
 
+@on_both
 async def test_a_close_request_ends_the_service_and_is_answered_at_once(rig: Rig) -> None:
     one = await payer(rig).open_channel()
     await one.shake()
@@ -297,6 +309,7 @@ async def test_a_close_request_ends_the_service_and_is_answered_at_once(rig: Rig
     assert await rig.chain.vault_balance(NATIVE, one.wallet.address) == COINS - owed
 
 
+@on_both
 async def test_vouchers_are_settled_together(rig: Rig) -> None:
     payers = [await payer(rig).open_channel() for _ in range(3)]
     for number, one in enumerate(payers, 1):
@@ -310,11 +323,12 @@ async def test_vouchers_are_settled_together(rig: Rig) -> None:
     assert [(p.kind, p.amount) for p in await rig.provider.payouts.run()] == [("settle", 500), ("vault", 500)]
 
 
+@on_both
 async def test_a_restart_keeps_the_highest_voucher_and_what_is_owed(
-    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
+    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path, state: str
 ) -> None:
     account = fresh_account(node)
-    common = {"offers": OFFERS, "account": account, "payout_gas_multiple": 1e12}
+    common = {"offers": OFFERS, "account": account, "state": state, "payout_gas_multiple": 1e12}
     async with running(node, chain, deployed.deployment, engine, tmp_path, **common) as rig:
         one = await payer(rig).open_channel()
         await one.shake()
@@ -354,10 +368,11 @@ async def _idle(child: EngineProcess) -> bool:
     return await child.busy() == 0
 
 
+@on_both
 async def test_kill_9_keeps_the_highest_voucher_which_the_next_process_settles(
-    node: Node, chain: Web3Chain, deployed: Deployed, tmp_path: Path
+    node: Node, chain: Web3Chain, deployed: Deployed, tmp_path: Path, state: str
 ) -> None:
-    stage = Stage(node, deployed, tmp_path, fresh_account(node))
+    stage = Stage(node, deployed, tmp_path, fresh_account(node), state)
     stage.environment["PENSTOCK_PROVIDER_PAYOUT_GAS_MULTIPLE"] = "0"
     words = ("--offer", "native:1/3", "--payout-seconds", "3600")
     port = str(free_port())
@@ -376,6 +391,6 @@ async def test_kill_9_keeps_the_highest_voucher_which_the_next_process_settles(
             assert (await one.channel())["cumulative"] == str(owed)
             assert await one.pay(owed), "an answer that was lost is asked for again"
         assert second.stop() == 0
-    (state,) = await chain.channels([one.key.id])
-    assert state is not None
-    assert (state.settled, state.finished) == (owed, False)
+    (channel,) = await chain.channels([one.key.id])
+    assert channel is not None
+    assert (channel.settled, channel.finished) == (owed, False)

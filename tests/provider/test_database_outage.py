@@ -1,0 +1,136 @@
+"""PostgreSQL stops and starts again under load: no answer without its receipt, and all goes on afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+
+import pytest
+
+from penstock.wire.receipts import ACCEPT_HEADER, RECEIPT_HEADER, RECEIPTS_PATH, SignedAccept, SignedReceipt
+from provider import cluster
+from tests.postgres import Cluster
+from tests.provider.rig import Buyer, Rig, until
+from tests.provider.test_cluster import Pair, at, pair
+
+__all__ = ["pair"]
+
+
+class Client:
+    """One that asks again and again, answers and streams in turns, and keeps what it was given."""
+
+    def __init__(self, buyer: Buyer) -> None:
+        self.buyer = buyer
+        self.accepts: list[SignedAccept] = []
+        self.receipts: list[SignedReceipt] = []
+        self.refused: Counter[tuple[int, str]] = Counter()
+        self.leaving = False
+
+    async def run(self) -> None:
+        while not self.leaving:
+            for stream in (False, True):
+                await self._ask(stream)
+
+    async def _ask(self, stream: bool) -> None:
+        answer = await self.buyer.chat(max_tokens=6, stream=stream)
+        if ACCEPT_HEADER in answer.headers:
+            self.accepts.append(SignedAccept.parse(answer.headers[ACCEPT_HEADER]))
+        prefix = f": {RECEIPT_HEADER} "
+        said = [line.removeprefix(prefix) for line in answer.text.splitlines() if line.startswith(prefix)]
+        said += [answer.headers[RECEIPT_HEADER]] if RECEIPT_HEADER in answer.headers else []
+        self.receipts += [SignedReceipt.parse(text) for text in said]
+        if answer.status_code != 200:
+            self.refused[answer.status_code, answer.json()["error"]["code"]] += 1
+        elif '"error"' in answer.text:
+            (error,) = [line for line in answer.text.splitlines() if line.startswith('data: {"error"')]
+            self.refused[200, json.loads(error.removeprefix("data: "))["error"]["code"]] += 1
+
+    async def check(self) -> None:
+        """That the provider answers for all that it gave."""
+        listed = (await self.buyer.rig.http.get(RECEIPTS_PATH, headers=self.buyer.bearer)).json()["receipts"]
+        kept = [SignedReceipt.parse(json.dumps(one)) for one in listed]
+        assert [signed.receipt.seq for signed in kept] == list(range(len(kept)))
+        assert all(signed in kept for signed in self.receipts), "a receipt that was given is kept"
+        for signed in self.accepts:
+            (receipt,) = [one.receipt for one in kept if one.receipt.accepted_at == signed.accept.accepted_at]
+            assert signed.accept.answered_by(receipt)
+
+
+async def load(one: Rig, two: Rig) -> list[Client]:
+    """Two consumers of each gateway."""
+    buyers = [at(rig, await one.buyer()) for rig in (one, one, two, two)]
+    return [Client(await buyer.arrive(3600)) for buyer in buyers]
+
+
+async def more(clients: list[Client], count: int = 4) -> None:
+    """Until each has so many receipts more."""
+    known = [len(client.receipts) for client in clients]
+    await until(lambda: all(len(c.receipts) >= n + count for c, n in zip(clients, known, strict=True)), 60, "the load")
+
+
+async def answered_for(*rigs: Rig) -> None:
+    async def none_open() -> bool:
+        return not await rigs[0].provider.store.unanswered()
+
+    await until(none_open, 20, "every accept's receipt")
+    assert not any(rig.provider.admission.running for rig in rigs)
+
+
+async def test_a_restart_of_the_database_under_load(pair: Pair, postgres: Cluster) -> None:
+    async with pair() as (one, two):
+        clients = await load(one, two)
+        running = [asyncio.create_task(client.run()) for client in clients]
+        for _ in range(2):
+            await more(clients)
+            await asyncio.to_thread(postgres.control, "restart", "-m", "immediate")
+        await more(clients)
+        for client in clients:
+            client.leaving = True
+        await asyncio.gather(*running)
+        await answered_for(one, two)
+        told = sum((client.refused for client in clients), Counter())
+        assert told, "they met the outage"
+        assert set(told) <= {(503, "state_unavailable"), (200, "state_unavailable"), (503, "moving")}, told
+        for client in clients:
+            await client.check()
+        for rig in (one, two):
+            assert (await rig.http.get("/ready")).json()["troubles"] == {}
+        closed = await asyncio.gather(*(client.buyer.close() for client in clients))
+        assert [answer.status_code for answer in closed] == [200] * 4
+
+
+async def test_an_outage_in_mid_answer_cuts_it_and_both_gateways_go_on(
+    pair: Pair, postgres: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "FENCE", 0.5)
+    monkeypatch.setattr(cluster, "BEAT", 0.2)
+    async with pair() as (one, two):
+        clients = await load(one, two)
+        for client in clients:
+            assert (await client.buyer.chat()).status_code == 200
+        asked = asyncio.create_task(clients[0].buyer.chat(max_tokens=15_000, ignore_eos=True))
+        await until(lambda: one.provider.admission.running, what="the long answer")
+        await until(one.provider.store.unanswered, what="its accept")
+        await asyncio.to_thread(postgres.control, "stop", "-m", "immediate")
+        try:
+            cut = await asked
+            assert (cut.status_code, cut.json()["error"]["code"]) == (503, "state_unavailable"), cut.text
+            for client in clients:
+                refused = await client.buyer.chat()
+                assert (refused.status_code, refused.json()["error"]["code"]) == (503, "state_unavailable")
+                assert "database" in refused.json()["error"]["message"]
+            assert "state" in (await one.http.get("/ready")).json()["troubles"]
+        finally:
+            await asyncio.to_thread(postgres.control, "start")
+        for client in clients:
+
+            async def answers(client: Client = client) -> bool:
+                return (await client.buyer.chat()).status_code == 200
+
+            await until(answers, 20, "an answer")
+        await answered_for(one, two)
+        listed = (await one.http.get(RECEIPTS_PATH, headers=clients[0].buyer.bearer)).json()["receipts"]
+        assert listed[1]["completion_tokens"] > 0, "what was served until it was cut"
+        assert not one.provider.admission.stopping
+        assert not two.provider.admission.stopping
