@@ -198,6 +198,22 @@ async def streams_garbage(request: web.Request) -> web.StreamResponse:
     return response
 
 
+def failing(code: int, *before: bytes) -> Handler:
+    """As vLLM tells an error once it has said 200."""
+
+    async def act(request: web.Request) -> web.StreamResponse:
+        async with events(request) as response:
+            error = {"message": "0xdeadbeef" if code == 500 else "too many logprobs", "type": "x", "code": code}
+            for each in before:
+                await response.write(each)
+            if before:
+                await asyncio.sleep(0.1)  # what comes together is judged together: then nothing has been passed on
+            await response.write(b"data: " + json.dumps({"error": error}).encode() + b"\n\ndata: [DONE]\n\n")
+        return response
+
+    return act
+
+
 async def says_nothing(request: web.Request) -> web.StreamResponse:
     async with events(request) as response:
         pass
@@ -226,6 +242,8 @@ async def hangs_up(request: web.Request) -> web.StreamResponse:
         (says_html, 502, "engine_garbage"),
         (streams_garbage, 502, "engine_garbage"),
         (says_nothing, 502, "engine_error"),
+        (failing(400), 400, "invalid_request"),
+        (failing(500), 502, "engine_error"),
         (hangs, 504, "engine_timeout"),
         (hangs_up, 502, "engine_unreachable"),
     ],
@@ -259,18 +277,28 @@ async def falls_silent(request: web.Request) -> web.StreamResponse:
     return response
 
 
-@pytest.mark.parametrize(("act", "code"), [(breaks_off, "engine_error"), (falls_silent, "engine_timeout")])
+@pytest.mark.parametrize(
+    ("act", "code"),
+    [
+        (breaks_off, "engine_error"),
+        (falls_silent, "engine_timeout"),
+        (failing(500, piece("one"), piece("two")), "engine_error"),
+        (failing(400, piece("one"), piece("two")), "invalid_request"),
+    ],
+)
 async def test_an_engine_that_fails_in_mid_answer(
     bad: tuple[BadEngine, str], customer: Buyer, act: Handler, code: str
 ) -> None:
     bad[0].act = act
     said: list[str] = []
     async with customer.openai() as client:
-        stream = await client.chat.completions.create(model=MODEL, messages=PROMPT, stream=True)
         with pytest.raises(openai.APIError) as caught:
-            await collect(stream, said)
+            await collect(await client.chat.completions.create(model=MODEL, messages=PROMPT, stream=True), said)
     assert caught.value.code == code
-    assert said == ["one", "two"]
+    assert said == ["one", "two"] or isinstance(caught.value, openai.APIStatusError)
+    assert "0xdeadbeef" not in caught.value.message
+    (row,) = await until(lambda: customer.rig.provider.store.usage(), what="the usage on record")
+    assert row.outcome != "done"
     whole = await customer.chat(stream=False)
     assert whole.json()["error"]["code"] == code
 
