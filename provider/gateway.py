@@ -325,6 +325,9 @@ class Gateway:
         if exchange.path == EMBEDDINGS and status in (404, 405, 501):
             message = f"{exchange.model} gives no embeddings here: ask for another model, or go elsewhere"
             return ApiError(404, NO_EMBEDDINGS, message, param="model")
+        if exchange.path != EMBEDDINGS and (status in (405, 501) or (status == 404 and not said)):
+            message = f"{exchange.model} gives no such completions here: ask for embeddings, or for another model"
+            return ApiError(404, "no_completions", message, param="model")
         # llama.cpp calls a text that is too long for one batch a failure of its own.
         if status in _CLIENTS_FAULT or (exchange.path == EMBEDDINGS and "too large to process" in said):
             return ApiError(400, "invalid_request", said or "the engine finds the request invalid")

@@ -188,6 +188,14 @@ async def says_401(_: web.Request) -> web.Response:
     return web.Response(status=401)
 
 
+async def has_no_chat(_: web.Request) -> web.Response:
+    return web.json_response({"detail": "Not Found"}, status=404)
+
+
+async def has_lost_its_model(_: web.Request) -> web.Response:
+    return web.json_response({"error": {"message": "the model 0xdeadbeef does not exist", "code": 404}}, status=404)
+
+
 async def says_html(_: web.Request) -> web.Response:
     return web.Response(text="<html>hello</html>", content_type="text/html")
 
@@ -239,6 +247,8 @@ async def hangs_up(request: web.Request) -> web.StreamResponse:
         (says_400, 400, "invalid_request"),
         (says_503, 503, "engine_busy"),
         (says_401, 502, "engine_error"),
+        (has_no_chat, 404, "no_completions"),
+        (has_lost_its_model, 502, "engine_error"),
         (says_html, 502, "engine_garbage"),
         (streams_garbage, 502, "engine_garbage"),
         (says_nothing, 502, "engine_error"),
