@@ -52,6 +52,9 @@ _SALTS = 10_000
 _LONGEST_EVENT = 4 * 2**20
 _LONGEST_ERROR = 64 * 2**10
 
+_CLIENTS_FAULT = (400, 413, 415, 422)
+"""An engine's statuses for a request that is wrong."""
+
 _STUCK_SECONDS = 5.0
 """How long a client that does not read may hold an answer that was stopped."""
 
@@ -301,8 +304,11 @@ class Gateway:
         if exchange.path == EMBEDDINGS and status in (404, 405, 501):
             message = f"{exchange.model} gives no embeddings here: ask for another model, or go elsewhere"
             return ApiError(404, NO_EMBEDDINGS, message, param="model")
+        if exchange.path != EMBEDDINGS and (status in (405, 501) or (status == 404 and not said)):
+            message = f"{exchange.model} gives no such completions here: ask for embeddings, or for another model"
+            return ApiError(404, "no_completions", message, param="model")
         # llama.cpp calls a text that is too long for one batch a failure of its own.
-        if status in (400, 413, 415, 422) or (exchange.path == EMBEDDINGS and "too large to process" in said):
+        if status in _CLIENTS_FAULT or (exchange.path == EMBEDDINGS and "too large to process" in said):
             return ApiError(400, "invalid_request", said or "the engine finds the request invalid")
         if status in (429, 503):
             return ApiError(503, "engine_busy", "the engine is busy: try again shortly", retry_after=2)
@@ -357,11 +363,6 @@ class Gateway:
             async with aclosing(exchange.events(self._settings.engine_idle_seconds)) as source:
                 async for events in source:
                     for piece in _pieces(events):
-                        if "error" in piece:
-                            log.error(
-                                "the engine failed in mid-answer", said=_message(msgspec.json.encode(piece))[:500]
-                            )
-                            raise ApiError(502, "engine_error", "the engine failed in mid-answer: try again")
                         await exchange.count(piece)
                         assembly.add(piece)
             await exchange.settle()
@@ -641,7 +642,10 @@ class _Exchange:
             await self._pay(found)
 
     def _look(self, piece: dict[str, Any], found: list[tuple[int, list[int]]]) -> bool:
-        """Count what a piece carries. Whether it had to be changed, so that it says the same."""
+        """Count what a piece carries. Whether it had to be changed, so that it says the same. ApiError where it is an
+        error."""
+        if piece.get("error"):
+            raise _failure(piece)
         token = bool(found) or has_words(piece)
         if token and not self.counted.exact:
             self.counted.completion_tokens += 1
@@ -781,6 +785,15 @@ def _piece(event: bytes) -> dict[str, Any] | None:
 
 
 _decode = msgspec.json.Decoder().decode
+
+
+def _failure(piece: dict[str, Any]) -> ApiError:
+    """What an error among an engine's events tells the client. vLLM finds some requests wrong when it has begun."""
+    error, said = piece["error"], _message(msgspec.json.encode(piece))
+    if isinstance(error, dict) and error.get("code") in _CLIENTS_FAULT:
+        return ApiError(400, "invalid_request", said or "the engine finds the request invalid")
+    log.error("the engine failed in mid-answer", said=said[:500])
+    return ApiError(502, "engine_error", "the engine failed in mid-answer: try again")
 
 
 def _message(raw: bytes) -> str:

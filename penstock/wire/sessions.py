@@ -452,6 +452,12 @@ PROMPT_OVERHEAD = 64
 """Tokens that a chat template adds at most to what the body's own framing stands for."""
 
 
+_MEDIA = (b'"data:', b'"input_audio"')
+
+
 def prompt_bound(body: bytes, context_length: int) -> int:
-    """No prompt has more tokens than its request has bytes, or the context has tokens."""
+    """No prompt has more tokens than its request has bytes, or the context has tokens. Of images, sound and films only
+    the latter is true: an image of one colour is a hundred bytes, and to a model as many tokens as any of its size."""
+    if any(mark in body for mark in _MEDIA):
+        return context_length
     return min(len(body) + PROMPT_OVERHEAD, context_length)

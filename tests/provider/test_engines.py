@@ -194,6 +194,14 @@ async def says_401(_: web.Request) -> web.Response:
     return web.Response(status=401)
 
 
+async def has_no_chat(_: web.Request) -> web.Response:
+    return web.json_response({"detail": "Not Found"}, status=404)
+
+
+async def has_lost_its_model(_: web.Request) -> web.Response:
+    return web.json_response({"error": {"message": "the model 0xdeadbeef does not exist", "code": 404}}, status=404)
+
+
 async def says_html(_: web.Request) -> web.Response:
     return web.Response(text="<html>hello</html>", content_type="text/html")
 
@@ -202,6 +210,22 @@ async def streams_garbage(request: web.Request) -> web.StreamResponse:
     async with events(request) as response:
         await response.write(b"<html>no events here</html>\n\n")
     return response
+
+
+def failing(code: int, *before: bytes) -> Handler:
+    """As vLLM tells an error once it has said 200."""
+
+    async def act(request: web.Request) -> web.StreamResponse:
+        async with events(request) as response:
+            error = {"message": "0xdeadbeef" if code == 500 else "too many logprobs", "type": "x", "code": code}
+            for each in before:
+                await response.write(each)
+            if before:
+                await asyncio.sleep(0.1)  # what comes together is judged together: then nothing has been passed on
+            await response.write(b"data: " + json.dumps({"error": error}).encode() + b"\n\ndata: [DONE]\n\n")
+        return response
+
+    return act
 
 
 async def says_nothing(request: web.Request) -> web.StreamResponse:
@@ -229,9 +253,13 @@ async def hangs_up(request: web.Request) -> web.StreamResponse:
         (says_400, 400, "invalid_request"),
         (says_503, 503, "engine_busy"),
         (says_401, 502, "engine_error"),
+        (has_no_chat, 404, "no_completions"),
+        (has_lost_its_model, 502, "engine_error"),
         (says_html, 502, "engine_garbage"),
         (streams_garbage, 502, "engine_garbage"),
         (says_nothing, 502, "engine_error"),
+        (failing(400), 400, "invalid_request"),
+        (failing(500), 502, "engine_error"),
         (hangs, 504, "engine_timeout"),
         (hangs_up, 502, "engine_unreachable"),
     ],
@@ -265,18 +293,28 @@ async def falls_silent(request: web.Request) -> web.StreamResponse:
     return response
 
 
-@pytest.mark.parametrize(("act", "code"), [(breaks_off, "engine_error"), (falls_silent, "engine_timeout")])
+@pytest.mark.parametrize(
+    ("act", "code"),
+    [
+        (breaks_off, "engine_error"),
+        (falls_silent, "engine_timeout"),
+        (failing(500, piece("one"), piece("two")), "engine_error"),
+        (failing(400, piece("one"), piece("two")), "invalid_request"),
+    ],
+)
 async def test_an_engine_that_fails_in_mid_answer(
     bad: tuple[BadEngine, str], customer: Buyer, act: Handler, code: str
 ) -> None:
     bad[0].act = act
     said: list[str] = []
     async with customer.openai() as client:
-        stream = await client.chat.completions.create(model=MODEL, messages=PROMPT, stream=True)
         with pytest.raises(openai.APIError) as caught:
-            await collect(stream, said)
+            await collect(await client.chat.completions.create(model=MODEL, messages=PROMPT, stream=True), said)
     assert caught.value.code == code
-    assert said == ["one", "two"]
+    assert said == ["one", "two"] or isinstance(caught.value, openai.APIStatusError)
+    assert "0xdeadbeef" not in caught.value.message
+    (row,) = await until(lambda: customer.rig.provider.store.usage(), what="the usage on record")
+    assert row.outcome != "done"
     whole = await customer.chat(stream=False)
     assert whole.json()["error"]["code"] == code
 

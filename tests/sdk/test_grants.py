@@ -13,12 +13,14 @@ from penstock.wire.eip712 import Domain, recover, session_domain
 from penstock.wire.sessions import (
     CLOCK_SKEW,
     MAX_GRANT_LIFE,
+    PROMPT_OVERHEAD,
     Grant,
     GrantBody,
     OrderBody,
     PermitBody,
     StreamKeyBody,
     new_grant,
+    prompt_bound,
 )
 
 NOW = 1_800_000_000
@@ -161,3 +163,11 @@ def test_unknown_permits_are_refused() -> None:
         PermitBody("dai", "1", 1, "0x").value()
     with pytest.raises(WireError):
         PermitBody("none", "1", 1, "0x").value()
+
+
+def test_a_prompt_has_no_more_tokens_than_bytes_but_an_image_may() -> None:
+    assert prompt_bound(b'{"messages": []}', 8192) == 16 + PROMPT_OVERHEAD
+    assert prompt_bound(b"x" * 9000, 8192) == 8192
+    for part in (b'{"url": "data:image/png;base64,AA=="}', b'{"type": "input_audio", "input_audio": {"data": "AA=="}}'):
+        assert prompt_bound(part, 8192) == 8192
+    assert prompt_bound(b'"What does data: mean?"', 8192) < 100
