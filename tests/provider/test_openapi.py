@@ -20,7 +20,8 @@ CASES = {"quick": 6, "ci": 10, "deep": 400}[PROFILE.name]
 
 async def test_the_document_names_every_route(rig: Rig) -> None:
     document = (await rig.http.get("/openapi.json")).json()
-    assert {"/v1/chat/completions", "/v1/completions", "/v1/penstock/sessions", "/v1/models"} <= set(document["paths"])
+    named = {"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/penstock/sessions", "/v1/models"}
+    assert named <= set(document["paths"])
     again = (await rig.http.get("/openapi.json")).json()
     assert again == document
     assert "SessionRequest" in document["components"]["schemas"]
