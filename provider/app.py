@@ -283,6 +283,7 @@ class Provider:
         if draining != self.admission.draining:
             log.warning("no new sessions are taken" if draining else "new sessions are taken again")
         self.admission.draining = draining
+        await self.sessions.look_for_revoked()
 
     async def _look(self) -> None:
         if self.cluster is None or self.cluster.leads:
@@ -441,6 +442,12 @@ def _routes(provider: Provider) -> FastAPI:
     @app.get(SESSIONS_PATH + "/current", summary="The state of the token's session")
     async def current_session(request: Request) -> Response:
         return _json(200, sessions.current(admission.session(_authorization(request))))
+
+    @app.delete(SESSIONS_PATH + "/current", summary="Revoke the token: its stream or channel goes on without it")
+    async def revoke_session(request: Request) -> Response:
+        session = admission.session(_authorization(request))
+        await sessions.revoke(session)
+        return _json(200, {"session_id": session.id, "revoked": True})
 
     @app.post(VOUCHER_PATH, summary="Pay for tokens: a voucher for all that the channel owes, and a little ahead")
     async def voucher(request: Request) -> Response:

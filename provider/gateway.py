@@ -29,7 +29,7 @@ from penstock.wire.responses import RESPONSES
 from penstock.wire.sessions import OWED_HEADER, prompt_bound
 from provider import plain
 from provider.accounts import VOUCHER_NEEDED, Accounts, Bill
-from provider.admission import Admission, Refusal, Run
+from provider.admission import REVOKED, Admission, Refusal, Run
 from provider.asgi import GONE, ClientLeft, Gone, Receive, Scope, Send, header, read_body, send_error, send_json
 from provider.completions import Counted, Prepared, TokenIds, has_words, prepare, prepare_embedding
 from provider.engines import Dialect, Engine, Fleet
@@ -530,7 +530,7 @@ class _Exchange:
         if self.why == LONG:
             return ApiError(504, LONG, "the answer took longer than any may: ask for fewer tokens")
         refusal = self.run.refusal or Refusal("cut", "the answer was cut")
-        status = 503 if refusal.code == "stopping" else 402
+        status = {"stopping": 503, REVOKED: 401}.get(refusal.code, 402)
         return ApiError(status, refusal.code, refusal.message)
 
     async def events(self, idle_seconds: float) -> AsyncGenerator[bytes, None]:
