@@ -53,6 +53,7 @@ from provider.settings import Settings
 from provider.skills.app import add_routes
 from provider.skills.licensing import Licensing
 from provider.store import DRAIN, Store
+from provider.traces import OFF, Traces
 
 log = structlog.get_logger("provider")
 
@@ -85,6 +86,7 @@ class Provider:
         peer_url: str = "",
         lost: Callable[[], None] = lambda: None,
         licensing: Licensing | None = None,
+        traces: Traces = OFF,
     ) -> None:
         """`signer`: whose key signs receipts; None: the account's. Where other gateways use `store`, too: `chain_store`
         is for what this one has read of the chain, `peer_url` where the others reach it, and `lost` is called when it
@@ -149,7 +151,9 @@ class Provider:
             clock,
             self.receipts,
             self.metrics,
+            traces,
         )
+        self.traces = traces
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -309,6 +313,7 @@ def create_app(
     peer_url: str = "",
     lost: Callable[[], None] = lambda: None,
     licensing: Licensing | None = None,
+    traces: Traces = OFF,
 ) -> ProviderApp:
     """An ASGI application. It starts and stops what runs behind it in its lifespan; chain, engines and store are the
     caller's to open and close. The rest as `Provider` takes them."""
@@ -324,6 +329,7 @@ def create_app(
         chain_store=chain_store,
         peer_url=peer_url,
         lost=lost,
+        traces=traces,
     )
     return ProviderApp(provider)
 
@@ -333,7 +339,7 @@ class ProviderApp:
 
     def __init__(self, provider: Provider) -> None:
         self.provider = provider
-        self._gateway: App = provider.gateway
+        self._gateway: App = provider.traces.around(provider.gateway)
         self._rest: App = _routes(provider)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

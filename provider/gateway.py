@@ -44,6 +44,7 @@ from provider.receipts import Answered, Job, Receipts
 from provider.sessions import Sessions
 from provider.settings import Settings
 from provider.store import NotOurs, Session, SlotsTaken, Usage
+from provider.traces import OFF, Traces
 
 log = structlog.get_logger("provider.gateway")
 
@@ -79,9 +80,10 @@ class Gateway:
         clock: Callable[[], float],
         receipts: Receipts,
         metrics: Metrics,
+        traces: Traces = OFF,
     ) -> None:
         self._settings, self._engines, self._seller = settings, engines, seller
-        self._receipts, self._metrics = receipts, metrics
+        self._receipts, self._metrics, self._traces = receipts, metrics, traces
         self.queue = Queue(settings.max_running, settings.queue_length, settings.queue_seconds)
         self._buckets = Buckets(settings.session_rate)
         self._admission, self._sessions, self._accounts = admission, sessions, accounts
@@ -101,6 +103,7 @@ class Gateway:
             await self._answer(scope, receive, send)
         except ApiError as error:
             self._metrics.refused(error.code)
+            self._traces.refused(error.code)
             shown = self._sessions.payment_required(error, scope["path"]) if error.status == 402 else error
             await send_error(send, shown)
         except ClientLeft:
@@ -232,6 +235,7 @@ class Gateway:
         if exchange.concluding is None:
             usage = exchange.usage(self._clock(), outcome)
             self._metrics.answered(usage, exchange.model)
+            self._traces.served(usage, exchange.model, exchange.run.session.offer_id)
             exchange.concluding = asyncio.ensure_future(exchange.conclude(usage))
         if exchange.concluding.done():
             exchange.concluding.result()
@@ -262,7 +266,7 @@ class Gateway:
         while True:
             engine = exchange.engine
             try:
-                answer = await self._connections_to(engine).post(exchange.path, payload)
+                answer = await self._connections_to(engine).post(exchange.path, payload, self._traces.onward())
             except Unreachable as error:
                 engine.failed(f"the engine is not reached: {error}")
                 log.warning("the engine is not reached", engine=engine.name, error=str(error))
