@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,11 @@ import pytest
 
 from penstock.chain.web3 import Web3Chain
 from penstock.keys import LocalAccount
-from tests.deployed import ROOT
+from tests.clients import clients
 from tests.market import COIN, Market, finish, until
 from tests.served import QUESTION, Serving, providing, serving
+
+__all__ = ["clients"]
 
 LONG = {"model": "auto", "messages": QUESTION, "max_tokens": 900, "stream": True}
 
@@ -36,13 +37,6 @@ def provider(market: Market) -> Iterator[str]:
 def gateway(market: Market, provider: str) -> Iterator[Serving]:
     with serving(market, market.account(dollars=10**9)) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def clients() -> Path:
-    """Python of the environment with other people's clients."""
-    subprocess.run([sys.executable, ROOT / "scripts" / "_bootstrap.py", "--clients"], check=True, timeout=120)
-    return ROOT / ".toolchain" / "clients" / "bin"
 
 
 # --- clients --------------------------------------------------------------------------------------
