@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from penstock.types import OfferId, StreamId
@@ -19,6 +19,7 @@ from provider.projection import LiveChannel, LiveStream, Projection
 from provider.store import Closing, Session
 
 _LONGEST_TIMER = 3600.0
+REVOKED = "token_revoked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,8 @@ class Admission:
         """By stream and start, a session of each that held a slot when last looked at."""
         self._over: dict[StreamId, dict[int, Session]] = {}
         """Those that held none: most sessions, which whoever counts slots for a request need not walk."""
+        self._revoked: set[str] = set()
+        """Sessions whose tokens are refused. Their streams hold their slots: those are paid for."""
         self._runs: dict[StreamId, set[Run]] = defaultdict(set)
         self._answered: dict[OfferId, Counter[tuple[StreamId, int]]] = defaultdict(Counter)
         """Running answers of each session, by offer: looked at for every request, and so counted as they come."""
@@ -80,6 +83,18 @@ class Admission:
         self._sessions[session.token_hash] = session
         if session.start:
             self._holding.setdefault(session.stream_id, {})[session.start] = session
+        if session.revoked:
+            self._revoked.add(session.id)
+
+    def revoke(self, ids: Collection[str]) -> list[Session]:
+        """Refuse these sessions' tokens from now on, and cut what is running for them. Those that were good so far."""
+        found = [s for s in self._sessions.values() if s.id in ids and s.id not in self._revoked]
+        for session in found:
+            self._revoked.add(session.id)
+            for run in list(self._runs.get(session.stream_id, ())):
+                if run.session.id == session.id:
+                    run.cut(Refusal(REVOKED, "the answer was cut, because its session's token was revoked"))
+        return found
 
     @property
     def streams(self) -> set[StreamId]:
@@ -109,6 +124,7 @@ class Admission:
                 of_stream = known.get(session.stream_id, {})
                 if of_stream.pop(session.start, None) is not None and not of_stream:
                     del known[session.stream_id]
+            self._revoked.discard(session.id)
             gone.append(session)
         return gone
 
@@ -125,14 +141,27 @@ class Admission:
                 "the bearer token is unknown here: open a session at /v1/penstock/sessions and use its token",
                 headers={"www-authenticate": "Bearer"},
             )
+        self._require_token(session)
         return session
+
+    def _require_token(self, session: Session) -> None:
+        if session.id in self._revoked:
+            raise ApiError(
+                401,
+                REVOKED,
+                "the bearer token was revoked: open another session, with a new grant",
+                headers={"www-authenticate": "Bearer"},
+            )
 
     def live_sessions(self) -> int:
         """Streams that hold a slot."""
         return len(self.holders())
 
     def sessions_of(self, stream: StreamId, start: int) -> int:
-        return sum(s.stream_id == stream and s.start == start for s in self._sessions.values())
+        """Whose tokens are good."""
+        return sum(
+            (s.stream_id, s.start) == (stream, start) and s.id not in self._revoked for s in self._sessions.values()
+        )
 
     # --- what a stream or a channel pays for ---
 
@@ -232,6 +261,7 @@ class Admission:
         """Begin an answer; `finish` must follow. ApiError says why not: 402, 429, 503."""
         if self.stopping:
             raise ApiError(503, "stopping", "the provider is stopping: cancel, and go elsewhere")
+        self._require_token(session)  # it may have waited for its turn
         self.require(session)
         if not session.start and len(self.holders()) + self._by_token_alone() >= self._slots:
             raise ApiError(503, "no_free_slot", "all slots are taken: try again shortly", retry_after=1)

@@ -53,6 +53,7 @@ from provider.settings import Settings
 from provider.skills.app import add_routes
 from provider.skills.licensing import Licensing
 from provider.store import DRAIN, Store
+from provider.traces import OFF, Traces
 
 log = structlog.get_logger("provider")
 
@@ -85,6 +86,7 @@ class Provider:
         peer_url: str = "",
         lost: Callable[[], None] = lambda: None,
         licensing: Licensing | None = None,
+        traces: Traces = OFF,
     ) -> None:
         """`signer`: whose key signs receipts; None: the account's. Where other gateways use `store`, too: `chain_store`
         is for what this one has read of the chain, `peer_url` where the others reach it, and `lost` is called when it
@@ -156,7 +158,9 @@ class Provider:
             clock,
             self.receipts,
             self.metrics,
+            traces,
         )
+        self.traces = traces
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -295,6 +299,7 @@ class Provider:
         if draining != self.admission.draining:
             log.warning("no new sessions are taken" if draining else "new sessions are taken again")
         self.admission.draining = draining
+        await self.sessions.look_for_revoked()
 
     async def _look(self) -> None:
         if self.cluster is None or self.cluster.leads:
@@ -320,6 +325,7 @@ def create_app(
     peer_url: str = "",
     lost: Callable[[], None] = lambda: None,
     licensing: Licensing | None = None,
+    traces: Traces = OFF,
 ) -> ProviderApp:
     """An ASGI application. It starts and stops what runs behind it in its lifespan; chain, engines and store are the
     caller's to open and close. The rest as `Provider` takes them."""
@@ -335,6 +341,7 @@ def create_app(
         chain_store=chain_store,
         peer_url=peer_url,
         lost=lost,
+        traces=traces,
     )
     return ProviderApp(provider)
 
@@ -344,7 +351,7 @@ class ProviderApp:
 
     def __init__(self, provider: Provider) -> None:
         self.provider = provider
-        self._gateway: App = provider.gateway
+        self._gateway: App = provider.traces.around(provider.gateway)
         self._rest: App = _routes(provider)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -453,6 +460,12 @@ def _routes(provider: Provider) -> FastAPI:
     @app.get(SESSIONS_PATH + "/current", summary="The state of the token's session")
     async def current_session(request: Request) -> Response:
         return _json(200, sessions.current(admission.session(_authorization(request))))
+
+    @app.delete(SESSIONS_PATH + "/current", summary="Revoke the token: its stream or channel goes on without it")
+    async def revoke_session(request: Request) -> Response:
+        session = admission.session(_authorization(request))
+        await sessions.revoke(session)
+        return _json(200, {"session_id": session.id, "revoked": True})
 
     @app.post(VOUCHER_PATH, summary="Pay for tokens: a voucher for all that the channel owes, and a little ahead")
     async def voucher(request: Request) -> Response:

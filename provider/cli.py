@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from penstock.errors import PenstockError
-from provider import operations
+from provider import operations, tokens
 from provider.skills.commands import skills
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON value a line on std
 
 
 operations.add_to(cli)
-cli.command()(skills)
+for command in (tokens.sessions, tokens.revoke, skills):
+    cli.command()(command)
 
 
 def main() -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import msgspec
 
-from penstock.wire.completions import CHAT, TEXT, most_tokens, word_bytes
+from penstock.wire.completions import CHAT, EMBEDDINGS, TEXT, most_tokens, word_bytes
+from penstock.wire.responses import RESPONSES, Responding, Unanswerable, to_chat
 from provider.engines import Dialect
 from provider.errors import ApiError
+from provider.forms import AS_IT_IS, AsResponse, Form
 
 _COMMON = frozenset(
     "max_tokens temperature top_p n stop seed presence_penalty frequency_penalty logit_bias logprobs "
@@ -31,6 +33,8 @@ to run templates."""
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
+    path: str
+    """Where the engine is asked."""
     payload: bytes
     streams: bool
     """Whether the client wants pieces."""
@@ -40,6 +44,8 @@ class Prepared:
     """Whether it asked for token ids, by vLLM's name."""
     wants_logprobs: bool = False
     choices: int = 1
+    form: Form = AS_IT_IS
+    """What the client gets for the engine's pieces."""
 
 
 _EMBED_FIELDS = frozenset("input encoding_format dimensions".split())
@@ -52,7 +58,8 @@ def prepare_embedding(raw: bytes, *, model: str, engine_model: str) -> Prepared:
     if not (isinstance(given, str) or (isinstance(given, list) and given)):
         raise ApiError(400, "invalid_request", "input is a text, or a list of texts or token ids", param="input")
     sent = {name: value for name, value in body.items() if name in _EMBED_FIELDS and value is not None}
-    return Prepared(msgspec.json.encode(sent | {"model": engine_model}), streams=False, wants_usage=True)
+    payload = msgspec.json.encode(sent | {"model": engine_model})
+    return Prepared(EMBEDDINGS, payload, streams=False, wants_usage=True)
 
 
 def _decode(raw: bytes, model: str) -> dict[str, Any]:
@@ -90,6 +97,9 @@ def prepare(
     another one share no prefix cache with this one.
     """
     body = _decode(raw, model)
+    form: Form = AS_IT_IS
+    if path == RESPONSES:
+        path, body, form = _as_chat(body, model)
     streams = body.get("stream") or False
     if not isinstance(streams, bool):
         raise ApiError(400, "invalid_request", "stream is true or false", param="stream")
@@ -120,9 +130,16 @@ def prepare(
     wants_logprobs = sent.get("logprobs") not in (None, False)
     wants_ids = body.get("return_token_ids") is True
     dialect.ask_ids(sent)
-    return Prepared(
-        msgspec.json.encode(sent), streams, bool(options.get("include_usage")), wants_ids, wants_logprobs, choices or 1
-    )
+    wants_usage, payload = bool(options.get("include_usage")), msgspec.json.encode(sent)
+    return Prepared(path, payload, streams, wants_usage, wants_ids, wants_logprobs, choices or 1, form)
+
+
+def _as_chat(body: dict[str, Any], model: str) -> tuple[str, dict[str, Any], Form]:
+    """A request for a response, told as one for a chat; where that is asked, and how its answer is told back."""
+    try:
+        return CHAT, to_chat(body), AsResponse(Responding(body, model))
+    except Unanswerable as error:
+        raise ApiError(400, "invalid_request", str(error), param=error.param) from None
 
 
 _PARTS = frozenset("text refusal image_url input_audio audio_url video_url".split())

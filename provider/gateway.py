@@ -23,17 +23,19 @@ import structlog
 from sqlalchemy.exc import OperationalError
 
 from penstock.types import Terms
-from penstock.wire.completions import CHAT, EMBEDDINGS, MAX_VECTORS, NO_EMBEDDINGS, TEXT, Assembly
+from penstock.wire.completions import CHAT, EMBEDDINGS, MAX_VECTORS, NO_EMBEDDINGS, TEXT
 from penstock.wire.receipts import ACCEPT_HEADER, RECEIPT_HEADER, SignedReceipt
+from penstock.wire.responses import RESPONSES
 from penstock.wire.sessions import OWED_HEADER, prompt_bound
 from provider import plain
 from provider.accounts import VOUCHER_NEEDED, Accounts, Bill
-from provider.admission import Admission, Refusal, Run
+from provider.admission import REVOKED, Admission, Refusal, Run
 from provider.asgi import GONE, ClientLeft, Gone, Receive, Scope, Send, header, read_body, send_error, send_json
 from provider.completions import Counted, Prepared, TokenIds, has_words, prepare, prepare_embedding
 from provider.engines import Dialect, Engine, Fleet
 from provider.engines.http import Answer, BrokeOff, Connections, Unreachable
 from provider.errors import ApiError, unwritable
+from provider.forms import piece_of
 from provider.limits import Buckets, Queue
 from provider.market import Seller
 from provider.metrics import Metrics
@@ -42,10 +44,11 @@ from provider.receipts import Answered, Job, Receipts
 from provider.sessions import Sessions
 from provider.settings import Settings
 from provider.store import NotOurs, Session, SlotsTaken, Usage
+from provider.traces import OFF, Traces
 
 log = structlog.get_logger("provider.gateway")
 
-PATHS = frozenset({CHAT, TEXT, EMBEDDINGS})
+PATHS = frozenset({CHAT, TEXT, EMBEDDINGS, RESPONSES})
 
 _SALTS = 10_000
 """Payers whose salts are kept; they can be made again."""
@@ -80,9 +83,10 @@ class Gateway:
         clock: Callable[[], float],
         receipts: Receipts,
         metrics: Metrics,
+        traces: Traces = OFF,
     ) -> None:
         self._settings, self._engines, self._seller = settings, engines, seller
-        self._receipts, self._metrics = receipts, metrics
+        self._receipts, self._metrics, self._traces = receipts, metrics, traces
         self.queue = Queue(settings.max_running, settings.queue_length, settings.queue_seconds)
         self._buckets = Buckets(settings.session_rate)
         self._admission, self._sessions, self._accounts = admission, sessions, accounts
@@ -102,6 +106,7 @@ class Gateway:
             await self._answer(scope, receive, send)
         except ApiError as error:
             self._metrics.refused(error.code)
+            self._traces.refused(error.code)
             shown = self._sessions.payment_required(error, scope["path"]) if error.status == 402 else error
             await send_error(send, shown)
         except ClientLeft:
@@ -163,7 +168,7 @@ class Gateway:
         )
         run = self._admission.admit(session)
         job = self._receipts.begin(session, raw)
-        exchange = _Exchange(run, path, terms, engine, self._clock, bill, job, prepared)
+        exchange = _Exchange(run, terms, engine, self._clock, bill, job, prepared)
         engine.running += 1
         gone: Gone = scope[GONE]
         gone.listen(lambda: exchange.stop(LEFT))
@@ -233,6 +238,7 @@ class Gateway:
         if exchange.concluding is None:
             usage = exchange.usage(self._clock(), outcome)
             self._metrics.answered(usage, exchange.model)
+            self._traces.served(usage, exchange.model, exchange.run.session.offer_id)
             exchange.concluding = asyncio.ensure_future(exchange.conclude(usage))
         if exchange.concluding.done():
             exchange.concluding.result()
@@ -263,7 +269,7 @@ class Gateway:
         while True:
             engine = exchange.engine
             try:
-                answer = await self._connections_to(engine).post(exchange.path, payload)
+                answer = await self._connections_to(engine).post(exchange.path, payload, self._traces.onward())
             except Unreachable as error:
                 engine.failed(f"the engine is not reached: {error}")
                 log.warning("the engine is not reached", engine=engine.name, error=str(error))
@@ -327,7 +333,7 @@ class Gateway:
                         if not started:
                             await self._start(exchange, send)
                             started = True
-                        await send({"type": "http.response.body", "body": paid, "more_body": True})
+                        await send({"type": "http.response.body", "body": exchange.form.part(paid), "more_body": True})
             await exchange.settle()
         except ApiError as error:
             if not started:
@@ -335,7 +341,7 @@ class Gateway:
             exchange.why = exchange.why or error.code
             await self._conclude(exchange, exchange.why)
             if error.code != LEFT:
-                tail = exchange.rest + exchange.receipt_comment + b"data: " + msgspec.json.encode(error.body) + b"\n\n"
+                tail = exchange.rest + exchange.receipt_comment + exchange.form.broken(error.body)
                 await send({"type": "http.response.body", "body": tail, "more_body": False})
             return
         if not exchange.heard:
@@ -345,7 +351,7 @@ class Gateway:
         except OperationalError:
             if not started:
                 raise
-            tail = exchange.rest + b"data: " + msgspec.json.encode(unwritable().body) + b"\n\n"
+            tail = exchange.rest + exchange.form.broken(unwritable().body)
             await send({"type": "http.response.body", "body": tail, "more_body": False})
             return
         if not started:
@@ -358,7 +364,7 @@ class Gateway:
 
     async def _whole(self, exchange: _Exchange, send: Send) -> None:
         """Put the answer together and give it at once. Cut short, what there is goes into the error."""
-        assembly = Assembly(exchange.path, exchange.model)
+        assembly = exchange.form.whole(exchange.path, exchange.model)
         try:
             async with aclosing(exchange.events(self._settings.engine_idle_seconds)) as source:
                 async for events in source:
@@ -415,7 +421,6 @@ class _Exchange:
     def __init__(
         self,
         run: Run,
-        path: str,
         terms: Terms,
         engine: Engine,
         clock: Callable[[], float],
@@ -423,7 +428,8 @@ class _Exchange:
         job: Job,
         prepared: Prepared,
     ) -> None:
-        self.run, self.path, self.model, self.bill, self.job = run, path, terms.model, bill, job
+        self.run, self.path, self.model, self.bill, self.job = run, prepared.path, terms.model, bill, job
+        self.form = prepared.form
         self.engine = engine
         self.counted = Counted()
         self.why: str | None = None
@@ -503,7 +509,7 @@ class _Exchange:
     @property
     def rest(self) -> bytes:
         """Events that are counted, and not passed on yet."""
-        return b"".join(event + b"\n\n" for event in self._ready)
+        return self.form.part(b"".join(event + b"\n\n" for event in self._ready))
 
     @property
     def receipt_comment(self) -> bytes:
@@ -514,7 +520,7 @@ class _Exchange:
     def tail(self) -> bytes:
         """What ends a stream of events that is whole."""
         owed = b": penstock " + self.owed + b"\n\n" if self.bill is not None else b""
-        return self.rest + owed + self.receipt_comment + b"data: [DONE]\n\n"
+        return self.rest + owed + self.receipt_comment + self.form.end(self.served)
 
     def error(self) -> ApiError:
         """What stopped it, as the client is told."""
@@ -529,7 +535,7 @@ class _Exchange:
         if self.why == LONG:
             return ApiError(504, LONG, "the answer took longer than any may: ask for fewer tokens")
         refusal = self.run.refusal or Refusal("cut", "the answer was cut")
-        status = 503 if refusal.code in ("stopping", "state_unavailable") else 402
+        status = {"stopping": 503, "state_unavailable": 503, REVOKED: 401}.get(refusal.code, 402)
         return ApiError(status, refusal.code, refusal.message)
 
     async def events(self, idle_seconds: float) -> AsyncGenerator[bytes, None]:
@@ -612,7 +618,7 @@ class _Exchange:
 
     async def _parsed(self, event: bytes) -> AsyncGenerator[bytes, None]:
         """One event. It waits in `_ready`, and is yielded where a payment has to be waited for."""
-        piece = _piece(event)
+        piece = piece_of(event)
         if piece is not None:
             found, changed = self._ids.take(piece)
             changed |= self._look(piece, found)
@@ -763,28 +769,12 @@ def _refusal_code(run: Run) -> str:
 def _pieces(events: bytes) -> list[dict[str, Any]]:
     found = []
     for event in events.split(b"\n\n"):
-        piece = _piece(event)
+        piece = piece_of(event)
         if piece is not None:
             found.append(piece)
         elif event.startswith(b"data:") and event[5:].strip() != b"[DONE]":
             raise ApiError(502, "engine_garbage", "the engine's events are not JSON")
     return found
-
-
-def _piece(event: bytes) -> dict[str, Any] | None:
-    """The JSON object of one event; None where it has none."""
-    if event.startswith(b"data: ") and b"\n" not in event:
-        data = event[6:]
-    else:
-        data = b"\n".join(line[5:] for line in event.split(b"\n") if line.startswith(b"data:"))
-    try:
-        piece = _decode(data)
-    except msgspec.DecodeError:
-        return None
-    return piece if isinstance(piece, dict) else None
-
-
-_decode = msgspec.json.Decoder().decode
 
 
 def _failure(piece: dict[str, Any]) -> ApiError:

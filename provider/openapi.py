@@ -1,4 +1,4 @@
-"""The OpenAPI document of the gateway: what FastAPI knows of its routes, with the bodies and the two hot routes."""
+"""The OpenAPI document of the gateway: what FastAPI knows of its routes, with the bodies and the hot routes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import msgspec
 
 from penstock.wire.completions import CHAT, EMBEDDINGS, TEXT
 from penstock.wire.receipts import ReceiptAnswer, ReceiptBody, ReceiptsAnswer
+from penstock.wire.responses import RESPONSES
 from penstock.wire.sessions import (
     CLOSE_PATH,
     SESSIONS_PATH,
@@ -67,6 +68,18 @@ _COMPLETIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
         {"messages": {"type": "array", "items": _MESSAGE}, "tools": {"type": "array"}, "logprobs": {"type": "boolean"}},
     ),
     EMBEDDINGS: (["model", "input"], {"input": {"anyOf": [{"type": "string"}, {"type": "array"}]}}),
+    RESPONSES: (
+        ["model", "input"],
+        {
+            "input": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]},
+            "instructions": {"type": "string"},
+            "max_output_tokens": {"type": "integer"},
+            "previous_response_id": {"type": "null"},
+            "store": {"type": "boolean"},
+            "text": {"type": "object"},
+            "tools": {"type": "array", "items": {"type": "object"}},
+        },
+    ),
     TEXT: (["model", "prompt"], {"prompt": {"type": "string"}, "logprobs": {"type": "integer"}}),
 }
 

@@ -33,6 +33,7 @@ from provider.server import Server
 from provider.settings import BUNDLED_MODEL, Settings, named
 from provider.skills.licensing import open_licensing
 from provider.store import Store
+from provider.traces import tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +221,7 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
                 peer_url=peer_url,
                 lost=told.set,
                 licensing=licensing,
+                traces=await stack.enter_async_context(tracing()),
             )
             if settings.metrics_port:
                 told_at = await stack.enter_async_context(

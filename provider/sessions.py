@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from typing import Any
 from weakref import WeakValueDictionary
@@ -542,6 +542,19 @@ class Sessions:
     def current(self, session: Session) -> SessionAnswer:
         self._admission.require(session)
         return self._answer(session, "")
+
+    async def revoke(self, session: Session) -> None:
+        """End its token: what is running for it is cut, and its stream or channel goes on."""
+        await self._store.revoke(session.id, self._clock())
+        self._refuse({session.id})
+
+    async def look_for_revoked(self) -> None:
+        """Those that the operator revoked since, or another gateway."""
+        self._refuse(await self._store.revoked())
+
+    def _refuse(self, ids: Collection[str]) -> None:
+        for session in self._admission.revoke(ids):
+            log.info("session revoked", session=session.id, stream=session.stream_id)
 
     async def named(self, request: CloseRequest) -> Session:
         """For this request alone, the session of who asks to close with a grant in place of a token. ApiError where

@@ -1,4 +1,4 @@
-"""OpenAI's side of the gateway: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models."""
+"""OpenAI's side of the gateway: chat, texts, responses, embeddings, models."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from agents.gateway._http import (
     while_there,
 )
 from penstock.wire.completions import CHAT, EMBEDDINGS, TEXT
+from penstock.wire.responses import RESPONSES, Responding, Unanswerable, encode, to_chat
 
 _NEEDED = {CHAT: "messages", TEXT: "prompt", EMBEDDINGS: "input"}
 _OURS = ("model", "stream", "stream_options")
@@ -50,6 +51,45 @@ def routes(desk: Desk, catalogue: Catalogue) -> list[Route]:
             return Streamed(_events(reply, show), "text/event-stream")
         whole = await while_there(request, reply.whole())
         return answer(show.whole(whole), headers=reply.headers)
+
+    async def respond(request: Request) -> Response:
+        """By the other protocol: asked as a chat, of providers and of the local engine alike."""
+        body = await read_object(request)
+        name = text_field(body, "model")
+        streams = field(body, "stream", bool, False)
+        try:
+            chat = to_chat(body)
+        except Unanswerable as error:
+            raise bad_request(str(error), error.param) from None
+        asked = {key: value for key, value in chat.items() if key not in _OURS}
+        reply = await while_there(request, desk.ask(CHAT, name, asked, client=_client(request, body)))
+        catalogue.used(name)
+        responding = Responding(body, reply.model)
+        if streams:
+            return Streamed(_response_events(reply, responding), "text/event-stream")
+        return answer(await while_there(request, _response(reply, responding)), headers=reply.headers)
+
+    async def _response(reply: Reply, responding: Responding) -> dict[str, Any]:
+        usage: dict[str, Any] = {}
+        async with aclosing(reply.chunks()) as chunks:
+            async for chunk in chunks:
+                usage = chunk.get("usage") or usage
+                responding.add(chunk)
+        return responding.answer(usage)
+
+    async def _response_events(reply: Reply, responding: Responding) -> AsyncIterator[bytes]:
+        usage: dict[str, Any] = {}
+        try:
+            async with aclosing(reply.chunks()) as chunks:
+                async for chunk in chunks:
+                    usage = chunk.get("usage") or usage
+                    yield encode(responding.add(chunk))
+        except Exception as error:
+            yield encode(responding.broken(refusal(error).openai["error"]))
+            return
+        for name, value in reply.headers.items():
+            yield f": {name} {value}\n\n".encode()
+        yield encode(responding.end(usage))
 
     async def models(request: Request) -> Response:
         return answer({"object": "list", "data": [one.openai for one in await catalogue.entries()]})
@@ -78,6 +118,7 @@ def routes(desk: Desk, catalogue: Catalogue) -> list[Route]:
 
     return [
         *(Route(path, generate, methods=["POST"]) for path in _NEEDED),
+        Route(RESPONSES, respond, methods=["POST"]),
         Route("/v1/models", models),
         Route("/v1/models/{name:path}", model),
     ]

@@ -39,9 +39,12 @@ class Dialect(Enum):
 
     def ask_ids(self, sent: dict[str, Any]) -> None:
         """Put into a request what makes the pieces carry token ids: vLLM has a field for it (from 0.10.2 on), and
-        llama.cpp names the id with each probability. Asked for after sampling, that one costs it next to nothing."""
+        llama.cpp names the id with each probability, asked for after sampling at next to no cost, but with tools it
+        streams none."""
         if self is Dialect.VLLM:
             sent["return_token_ids"] = True
+        elif self is Dialect.LLAMA_CPP and sent.get("tools"):
+            return
         elif self is Dialect.LLAMA_CPP and "messages" in sent:
             if not sent.get("logprobs"):
                 sent |= {"logprobs": True, "top_logprobs": 1, "post_sampling_probs": True}

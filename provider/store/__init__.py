@@ -11,6 +11,7 @@ from provider.store._events import BLOCKS_KEPT, ChainEvent, Events
 from provider.store._receipts import Receipts
 from provider.store._records import (
     Closing,
+    KeptSession,
     Last,
     NotOurs,
     Payout,
@@ -20,13 +21,14 @@ from provider.store._records import (
     Stored,
     Usage,
 )
-from provider.store._sessions import Sessions, vouchers_kept
+from provider.store._sessions import Sessions, revoke_kept, sessions_kept, vouchers_kept
 
 __all__ = [
     "BLOCKS_KEPT",
     "DRAIN",
     "ChainEvent",
     "Closing",
+    "KeptSession",
     "Last",
     "NotOurs",
     "Payout",
@@ -36,6 +38,8 @@ __all__ = [
     "Store",
     "Stored",
     "Usage",
+    "revoke_kept",
+    "sessions_kept",
     "vouchers_kept",
     "write_control",
 ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -16,7 +17,7 @@ from penstock.errors import ConfigError
 from provider.places import connect_to, inserts, is_url, own, reason, show_place
 from provider.store._tables import META, METADATA
 
-SCHEMA = "1"
+SCHEMA = "2"
 DRAIN = "drain"
 """Of `write_control`: no new sessions, where it is not empty."""
 _LOCK = 0x50454E53
@@ -111,16 +112,24 @@ class Database:
         await self._do(lambda c: c.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": value})))
 
 
-def write_control(place: str, name: str, value: str) -> None:
-    """A word to the gateways that use this place, which look for it each second. ConfigError where there is none."""
+@contextmanager
+def visiting(place: str) -> Iterator[Connection]:
+    """In one transaction, a place that a provider may be using meanwhile. ConfigError where there is none, or it cannot
+    be used."""
     if not is_url(place) and not Path(place).exists():
         raise ConfigError(f"there is no state file {place}: no provider ran with these settings")
     engine = connect_to(place)
     try:
-        row = inserts(engine)(META).values(name=name, value=value)
         with engine.begin() as connection:
-            connection.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
+            yield connection
     except SQLAlchemyError as error:
-        raise ConfigError(f"{show_place(place)} cannot be written ({reason(error)})") from None
+        raise ConfigError(f"{show_place(place)} cannot be used ({reason(error)}): check it and its rights") from None
     finally:
         engine.dispose()
+
+
+def write_control(place: str, name: str, value: str) -> None:
+    """A word to the gateways that use this place, which look for it each second."""
+    with visiting(place) as connection:
+        row = inserts(connection.engine)(META).values(name=name, value=value)
+        connection.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": value}))

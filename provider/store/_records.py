@@ -27,6 +27,25 @@ class Session:
     channel_transaction: str = ""
     """Of the channel's open, where the provider submitted it; else empty."""
     channel_gas: int = 0
+    revoked: bool = False
+    """Its token is refused. The session stays on record, for what it used is owed, and its stream holds its slot."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptSession:
+    """A session as its operator sees it. Times are Unix seconds."""
+
+    id: str
+    stream_id: StreamId
+    start: int
+    offer_id: OfferId
+    created_at: float
+    revoked_at: float | None
+    answers: int
+    prompt_tokens: int
+    completion_tokens: int
+    last_at: float | None
+    """When the last answer ended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sqlalchemy import ColumnElement, Connection, Table, delete, func, select, true, update
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy import ColumnElement, Connection, Table, Update, delete, func, select, true, update
+from sqlalchemy.exc import IntegrityError
 
-from penstock.errors import ConfigError
 from penstock.types import Address, OfferId, StreamId
-from provider.places import connect_to, is_url, reason, show_place
-from provider.store._database import Database
-from provider.store._records import Closing, Replayed, Session
+from provider.places import is_url
+from provider.store._database import Database, visiting
+from provider.store._records import Closing, KeptSession, Replayed, Session
 from provider.store._tables import CHANNEL_OPENS, CLOSINGS, NONCES, SESSIONS, USAGE, VOUCHERS
 
 
@@ -71,6 +70,7 @@ class Sessions(Database):
                     r.open_gas,
                     r.channel_transaction or "",
                     r.gas or 0,
+                    revoked=r.revoked_at is not None,
                 )
                 for r in c.execute(query)
             ]
@@ -81,6 +81,15 @@ class Sessions(Database):
         """Their tokens are unknown from now on."""
         if ids:
             await self._do(lambda c: c.execute(delete(SESSIONS).where(SESSIONS.c.id.in_(ids))))
+
+    async def revoke(self, session_id: str, at: float) -> None:
+        """Its token is refused from now on."""
+        await self._do(lambda c: c.execute(_revoke(session_id, at)) and None)
+
+    async def revoked(self) -> set[str]:
+        """The sessions whose tokens are refused, whoever said so."""
+        query = select(SESSIONS.c.id).where(SESSIONS.c.revoked_at.is_not(None))
+        return set(await self._do(lambda c: c.execute(query).scalars().all()))
 
     # --- vouchers ---
 
@@ -163,20 +172,43 @@ def _of(table: Table, stream: StreamId | None) -> ColumnElement[bool]:
     return true() if stream is None else table.c.stream_id == stream
 
 
+def _revoke(session_id: str, at: float) -> Update:
+    """What was revoked before stays as it is."""
+    which = (SESSIONS.c.id == session_id) & SESSIONS.c.revoked_at.is_(None)
+    return update(SESSIONS).where(which).values(revoked_at=at)
+
+
+# --- for commands, beside a provider that may be running -------------------------------------------
+
+
 def vouchers_kept(place: str) -> dict[StreamId, tuple[int, bytes]]:
-    """What `Store.vouchers` tells, of a place that a provider may be using meanwhile. Nothing where there is none.
-    ConfigError where it cannot be read."""
+    """What `Store.vouchers` tells. Nothing where there is no place."""
     if not is_url(place) and not Path(place).exists():
         return {}
-    engine = connect_to(place)
-    try:
-        with engine.connect() as connection:
-            rows = connection.execute(select(VOUCHERS)).all()
-    except SQLAlchemyError as error:
-        shown = show_place(place)
-        raise ConfigError(
-            f"the vouchers in {shown} cannot be read ({reason(error)}): check it and its rights"
-        ) from None
-    finally:
-        engine.dispose()
+    with visiting(place) as connection:
+        rows = connection.execute(select(VOUCHERS)).all()
     return {StreamId(row.channel_id): (int(row.cumulative), row.signature) for row in rows}
+
+
+def sessions_kept(place: str) -> list[KeptSession]:
+    """All that are on record, the latest first."""
+    s, used = SESSIONS.c, USAGE.c
+    tokens = (func.coalesce(func.sum(each), 0) for each in (used.prompt_tokens, used.completion_tokens))
+    query = (
+        select(s.id, s.stream_id, s.start, s.offer_id, s.created_at, s.revoked_at)
+        .add_columns(func.count(used.id), *tokens, func.max(used.finished_at))
+        .outerjoin(USAGE, used.session_id == s.id)
+        .group_by(s.id)
+        .order_by(s.created_at.desc())
+    )
+    with visiting(place) as connection:
+        return [
+            KeptSession(id, StreamId(stream), start, OfferId(offer), at, revoked, answers, int(asked), int(made), last)
+            for id, stream, start, offer, at, revoked, answers, asked, made, last in connection.execute(query)
+        ]
+
+
+def revoke_kept(place: str, session_id: str, at: float) -> None:
+    """As `Store.revoke`: the gateways that use this place see it within a second."""
+    with visiting(place) as connection:
+        connection.execute(_revoke(session_id, at))

@@ -34,6 +34,7 @@ SESSIONS = Table(
     Column("created_at", Float, nullable=False),
     Column("open_transaction", String, nullable=False),
     Column("open_gas", _Whole, nullable=False),
+    Column("revoked_at", Float(53)),  # NULL: its token is good
 )
 
 NONCES = Table(

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,13 @@ import pytest
 
 from penstock.chain.web3 import Web3Chain
 from penstock.keys import LocalAccount
-from tests.deployed import ROOT
+from tests.clients import clients
 from tests.harness import PATIENCE
 from tests.market import COIN, Market, finish, until
 from tests.provider.rig import stretched
 from tests.served import QUESTION, Serving, providing, serving
+
+__all__ = ["clients"]
 
 LONG = {"model": "auto", "messages": QUESTION, "max_tokens": 15_000, "ignore_eos": True, "stream": True}
 """It outlasts whatever a test does meanwhile."""
@@ -40,13 +41,6 @@ def provider(market: Market) -> Iterator[str]:
 def gateway(market: Market, provider: str) -> Iterator[Serving]:
     with serving(market, market.account(dollars=10**9)) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def clients() -> Path:
-    """Python of the environment with other people's clients."""
-    subprocess.run([sys.executable, ROOT / "scripts" / "_bootstrap.py", "--clients"], check=True, timeout=120)
-    return ROOT / ".toolchain" / "clients" / "bin"
 
 
 # --- clients --------------------------------------------------------------------------------------

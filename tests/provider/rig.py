@@ -79,6 +79,19 @@ def stretched(target: Path, context: int = 16_384) -> Path:
     return target
 
 
+def told_by(target: Path, template: str) -> Path:
+    """A model file with another chat template."""
+    raw = bytearray(target.read_bytes())
+    key = b"tokenizer.chat_template"
+    at = raw.index(key) + len(key) + 4
+    length = int.from_bytes(raw[at : at + 8], "little")
+    new = template.encode()
+    new += b" " * (-(len(new) - length) % 32)  # what follows stays aligned
+    raw[at : at + 8 + length] = len(new).to_bytes(8, "little") + new
+    target.write_bytes(raw)
+    return target
+
+
 @dataclass
 class EngineProcess:
     """The embedded engine's own child process."""

@@ -151,7 +151,7 @@ async def test_unknown_routes_and_methods(rig: Rig) -> None:
         answer = await rig.http.request(method, path)
         assert answer.status_code == status
         assert set(answer.json()["error"]) == {"message", "type", "code", "param"}
-    for path in ("/metrics", "/slots", "/v1/responses", "/tokenize"):
+    for path in ("/metrics", "/slots", "/v1/messages", "/tokenize"):
         assert (await rig.http.get(path)).status_code == 404, "the engine's own routes stay inside"
 
 

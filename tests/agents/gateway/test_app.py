@@ -43,6 +43,36 @@ async def test_a_stream_is_openais_and_holds_what_was_asked_for(tmp_path: Path) 
         assert chunks[0]["choices"][0]["token_ids"] == [1]
 
 
+async def test_responses_are_asked_as_chats(tmp_path: Path) -> None:
+    asked = {"model": "tiny", "input": "Hi", "max_output_tokens": 5, "store": True, "return_token_ids": True}
+    async with served(tmp_path) as gateway:
+        whole = await gateway.http.post("/v1/responses", json=asked)
+        assert whole.headers["x-penstock-cost"] == "0.00001 BNB"
+        response = whole.json()
+        assert response["output"][0]["content"][0]["text"] == "Hello you"
+        assert (response["object"], response["status"], response["model"]) == ("response", "completed", "tiny")
+        assert (response["usage"]["input_tokens"], response["usage"]["output_tokens"]) == (3, 2)
+        streamed = await gateway.http.post("/v1/responses", json=asked | {"stream": True})
+        events = [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: ")]
+        assert "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta") == "Hello you"
+        assert events[-1]["type"] == "response.completed"
+        assert events[-1]["response"]["usage"] == response["usage"]
+        assert ": x-penstock-cost 0.00001 BNB" in streamed.text
+        assert {job.path for job in gateway.script.jobs} == {"/v1/chat/completions"}
+        message = {"role": "user", "content": "Hi"}
+        assert [job.body for job in gateway.script.jobs] == [{"messages": [message], "max_tokens": 5}] * 2
+        refused = await gateway.http.post("/v1/responses", json=asked | {"previous_response_id": "resp_1"})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "previous_response_id")
+        gateway.script.chunks = [words("Hel")[0], AnswerCut("stalled", "it stalled")]
+        cut = await gateway.http.post("/v1/responses", json=asked | {"stream": True})
+        last = json.loads([line for line in cut.text.splitlines() if line][-1].removeprefix("data: "))
+        assert (last["type"], last["message"], last["error"]["code"]) == ("error", "it stalled", "answer_cut")
+        whole = await gateway.http.post("/v1/responses", json=asked)
+        assert (whole.status_code, whole.json()["error"]["code"]) == (502, "answer_cut")
+        outcomes = [Outcome.DONE] * 2 + [Outcome.FAILED] * 2
+        assert sorted(one.outcome for one in gateway.ledger.requests()) == sorted(outcomes)
+
+
 async def test_what_the_client_sends_goes_on_and_what_is_ours_does_not(tmp_path: Path) -> None:
     asked = {"tools": [{"type": "function"}], "logprobs": True, "n": 2, "seed": 4, "x": None}
     async with served(tmp_path) as gateway:
