@@ -16,7 +16,7 @@ from penstock.wire.responses import RESPONSES
 from tests.deployed import Deployed
 from tests.harness import Node
 from tests.provider.rig import MODEL, Buyer, EngineProcess, Rig, until
-from tests.provider.test_engines import BadEngine, bad, piece
+from tests.provider.test_engines import BadEngine, bad, failing, piece
 from tests.provider.test_plain import DONE, LAST, ROLE, counted, event, words
 from tests.provider.test_receipts import checked, data_in, ids_of, paying, receipt_in, says, with_bad
 from tests.provider.test_vouchers import CREDIT_TOKENS, OFFERS
@@ -182,11 +182,10 @@ async def test_what_the_engine_says_amiss_is_told_as_an_error(
 ) -> None:
     async with with_bad(bad, node, chain, deployed, tmp_path) as rig:
         buyer = await (await rig.buyer()).arrive()
-        failed = b'data: {"error": {"message": "CUDA out of memory", "code": 500}}\n\n'
-        bad[0].act = says(event(ROLE), event(words("first ", 0, made=1)), failed, DONE)
+        bad[0].act = failing(500, piece("first "))
         events = data_in(await lines_of(buyer))
-        assert "error" in [each["type"] for each in events]
-        assert events[-1]["response"]["status"] == "incomplete"
+        assert [e["delta"] for e in events if e["type"] == "response.output_text.delta"] == ["first "]
+        assert (events[-1]["type"], events[-1]["code"]) == ("error", "engine_error")
         bad[0].act = says(piece("Hel"), b"data: no json\n\n", piece("lo"), event(LAST | counted(2)), DONE)
         events = data_in(await lines_of(buyer))
         assert "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta") == "Hello"
