@@ -14,7 +14,8 @@ from agents.buyer._types import Filters, Wish
 from penstock.consumer import Listing
 from penstock.consumer.market import has_prefix, paid_in
 from penstock.errors import NoOffer, NotFound, PriceTooHigh
-from penstock.types import Address, OfferId
+from penstock.types import Address, OfferId, Token
+from penstock.units import format_amount
 
 NEW = 2.0
 """Answers below which little is known of a provider."""
@@ -70,7 +71,7 @@ class Chooser:
                 continue
             seen.add(listing.provider.id)
             known = self._memory.of(listing.provider.id, listing.offer.terms.model)
-            candidate = Candidate(listing, _why(wish, score, what, len(row)))
+            candidate = Candidate(listing, _why(wish, score, what, len(row), listing.token))
             if known.aside_until > self._clock():
                 why = f"put aside after {known.failures} failures, and nobody else is left"
                 aside.append((known.aside_until, Candidate(listing, why)))
@@ -161,8 +162,9 @@ def _affords(entry: Entry, filters: Filters) -> bool:
     )
 
 
-def _why(wish: Wish, score: float, what: Expected, among: int) -> str:
+def _why(wish: Wish, score: float, what: Expected, among: int, token: Token) -> str:
+    cost = format_amount(int(float(f"{what.cost:.3g}")), token.decimals, token.symbol)
     return (
-        f"{wish.policy}: score {score:.3f} among {among} offers: about {what.cost:.3g} base units, "
+        f"{wish.policy}: score {score:.3f} among {among} offer{'' if among == 1 else 's'}: about {cost}, "
         f"{what.latency:.2f} s to the first token, {what.seller.speed:.0f} tokens/s, {what.seller.success:.0%} good"
     )

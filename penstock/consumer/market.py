@@ -96,6 +96,7 @@ class Wanted:
                 ("region", self.region),
                 ("stake of at least", self.min_stake),
                 ("context of at least", self.min_context or None),
+                ("paid", _paid(self.by_second, self.by_token)),
             )
             if value is not None
         ]
@@ -116,6 +117,11 @@ class Cover:
     def holds(self, stake: int, slots: int) -> bool:
         """As `Chain.covers`, of a stake and slots that are known."""
         return stake >= max(self.minimum, slots * self.per_slot)
+
+
+def _paid(by_second: bool | None, by_token: bool | None) -> str | None:
+    kinds = [kind for kind, asked in (("by the second", by_second), ("by the token", by_token)) if asked]
+    return " and ".join(kinds) or None
 
 
 class Market:
