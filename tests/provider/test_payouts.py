@@ -45,9 +45,10 @@ async def test_twice_pays_nothing_twice(rig: Rig) -> None:
     buyer = await rig.buyer()
     await buyer.open(3600)
     rig.node.advance(200)
-    await until(lambda: buyer.key.id in rig.provider.projection.streams)
+    projection = rig.provider.projection
+    await until(lambda: buyer.key.id in projection.streams and projection.now() >= rig.node.now)
     first = await rig.provider.payouts.run()
-    await until(lambda: rig.provider.projection.streams[buyer.key.id].state.last > buyer.start, what="the event")
+    await until(lambda: projection.streams[buyer.key.id].state.last > buyer.start, what="the event")
     second = await rig.provider.payouts.run()
     (state,) = await rig.chain.streams([buyer.key.id])
     assert state is not None
@@ -71,7 +72,8 @@ async def test_what_is_not_worth_its_gas_waits(
         buyer = await rig.buyer()
         await buyer.open(36_000)
         node.advance(1)
-        await until(lambda: buyer.key.id in rig.provider.projection.streams)
+        projection = rig.provider.projection
+        await until(lambda: buyer.key.id in projection.streams and projection.now() >= node.now)
         (first,) = await rig.provider.payouts.run()
         assert first.amount, "the gas price is not known before the first"
         needed = 1000 * 45_000 * 10**9
