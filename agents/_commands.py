@@ -19,12 +19,11 @@ from penstock.consumer import (
     Summary,
     Wanted,
 )
-from penstock.consumer.consumer import when
 from penstock.consumer.market import choose, has_prefix, paid_in, rank
 from penstock.errors import ConfigError, InsufficientFunds, JournalDamaged, NotFound, PenstockError, StreamLeftOpen
 from penstock.journal import ChannelRecord, Record, State, find, set_aside
 from penstock.types import NATIVE, ZERO_ADDRESS, Address, Receipt, Token, address
-from penstock.units import format_amount, format_rate, parse_amount, parse_rate
+from penstock.units import format_amount, format_rate, parse_amount, parse_rate, when
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,10 @@ from penstock.caps import Caps
 from penstock.chain import wallet_calls as calls
 from penstock.chain.calls import Call
 from penstock.chain.port import Chain
-from penstock.consumer.consumer import when
 from penstock.errors import ConfigError, InsufficientFunds, NotFound, Reverted
 from penstock.licences import ProductId
 from penstock.types import NATIVE, ZERO_ADDRESS, Address, ChannelOpened, OfferId, Opened, Receipt, Token, address
-from penstock.units import format_amount
+from penstock.units import format_amount, when
 from penstock.wallets import EVERYTHING, Beginning, Grant, Scope, WalletEvent
 
 DAY = 86_400

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal, localcontext
 
 from penstock.errors import ConfigError
@@ -57,3 +58,8 @@ def format_rate(rate: int, decimals: int, symbol: str = "") -> str:
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     return f"{text} {symbol}/s" if symbol else f"{text}/s"
+
+
+def when(timestamp: int) -> str:
+    """A Unix second for people."""
+    return datetime.fromtimestamp(timestamp, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

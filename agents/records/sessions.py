@@ -10,11 +10,10 @@ from agents._output import emit_json, emit_table, short, short_address, talk
 from agents.records.ledger import Ledger
 from penstock.accrual import StreamState, flow
 from penstock.chain.port import Chain
-from penstock.consumer.consumer import when
 from penstock.errors import PenstockError
 from penstock.journal import ChannelRecord, Record, State
 from penstock.types import ChannelClosed, ChannelOpened, ChannelToppedUp, Closed, Opened, Token, ToppedUp
-from penstock.units import format_amount
+from penstock.units import format_amount, when
 
 AnyRecord = Record | ChannelRecord
 

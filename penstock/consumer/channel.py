@@ -377,7 +377,7 @@ class ChannelSession:
     async def _enter(self) -> None:
         consumer = self._consumer
         self.listing = listing = await consumer.market.verify(self.listing, allow_private=consumer.allow_private)
-        self._gateway = gateway = await consumer.gateway(listing.provider.endpoint)
+        self._gateway = gateway = consumer.gateway(listing.provider.endpoint)
         greeting = await gateway.well_known()
         consumer.check_greeting(greeting, listing.provider)
         answer: SessionAnswer | None = None
@@ -391,7 +391,7 @@ class ChannelSession:
 
     async def _shake_hands(self, gateway: Gateway) -> SessionAnswer:
         assert self._record is not None
-        return await self._consumer.enter_channel(gateway, self._record)
+        return await self._consumer.shake_hands(gateway, self._record)
 
     def _take(self, answer: SessionAnswer) -> None:
         """The provider's side of the bargain: of this channel, at the offer's prices."""
@@ -534,7 +534,7 @@ class ChannelSession:
         except GatewayRefused as error:
             if error.code != ORDER_PENDING or not await consumer.wait_for_channel(record):
                 raise
-            return await consumer.enter_channel(gateway, record)
+            return await consumer.shake_hands(gateway, record)
         await self._confirm(record, answer)
         return answer
 

@@ -234,7 +234,7 @@ class Session:
     async def _enter(self) -> None:
         consumer = self._consumer
         self.listing = listing = await consumer.market.verify(self.listing, allow_private=consumer.allow_private)
-        self._gateway = gateway = await consumer.gateway(listing.provider.endpoint)
+        self._gateway = gateway = consumer.gateway(listing.provider.endpoint)
         greeting = await gateway.well_known()
         consumer.check_greeting(greeting, listing.provider)
         answer: SessionAnswer | None = None

@@ -166,7 +166,7 @@ async def test_an_order_that_was_submitted_late_is_closed_by_the_next_start(
     # Neither the order nor the channel's id is ever good again.
     with pytest.raises(Reverted, match="nonce|used"):
         await rig.chain.open_channel_for(rig.provider.seller.account, *signed)
-    gateway = await consumer.gateway(rig.url)
+    gateway = consumer.gateway(rig.url)
     with pytest.raises(PaymentRequired) as refused:
         await gateway.open_session(request)
     assert refused.value.code == "channel_closed"
