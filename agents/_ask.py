@@ -338,7 +338,7 @@ def _bought(
             offer=listing.offer.id,
             model=terms.model,
             token=listing.token,
-            basis="both" if terms.by_second and terms.by_token else "token" if terms.by_token else "second",
+            basis=terms.paid_by,
             why="asked for by name",
             session=first.stream if isinstance(first, Summary) else first.channel,
             start=first.start if isinstance(first, Summary) else 0,

@@ -19,7 +19,7 @@ from penstock.consumer import (
     Summary,
     Wanted,
 )
-from penstock.consumer.market import choose, has_prefix, paid_in, rank
+from penstock.consumer.market import choose, has_prefix, paid_in, rank, why_nothing
 from penstock.errors import ConfigError, InsufficientFunds, JournalDamaged, NotFound, PenstockError, StreamLeftOpen
 from penstock.journal import ChannelRecord, Record, State, find, set_aside
 from penstock.types import NATIVE, ZERO_ADDRESS, Address, Receipt, Token, address
@@ -94,7 +94,7 @@ async def offers(context: Context, wish: Wish) -> None:
         emit_json([listing_json(listing) for listing in found])
         return
     if not found:
-        talk("nothing fits" if listings else "nothing is on offer on this chain yet")
+        talk(why_nothing(listings, wanted))
         return
     emit_table(
         ["OFFER", "PROVIDER", "MODEL", "PRICE/S", "PER M TOKENS", "TOKEN", "SLOTS", f"STAKE ({asset.symbol})"],

@@ -157,7 +157,7 @@ def _main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Buy LLM inference on chain, paid by the second."""
+    """Buy LLM inference on chain, paid by the second or by the token."""
     ctx.obj = {
         "options": {
             "network": network,

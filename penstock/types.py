@@ -105,6 +105,13 @@ class Terms:
         """Whether vouchers on a channel pay for its tokens."""
         return self.completion_price > 0
 
+    @property
+    def paid_by(self) -> str:
+        """ "second", "token" or "both"."""
+        if self.by_token:
+            return "both" if self.by_second else "token"
+        return "second"
+
     def owed(self, prompt_tokens: int, completion_tokens: int) -> int:
         """What so many tokens cost in all, rounded up once: base units. Of a channel's whole life, not of a request."""
         return -(-(prompt_tokens * self.prompt_price + completion_tokens * self.completion_price) // 10**6)

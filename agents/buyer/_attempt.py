@@ -126,7 +126,7 @@ class Attempt:
             offer=listing.offer.id,
             model=terms.model,
             token=listing.token,
-            basis="both" if terms.by_second and terms.by_token else "token" if terms.by_token else "second",
+            basis=terms.paid_by,
             why=self.candidate.why,
             session=held.id,
             start=held.start,

@@ -94,7 +94,7 @@ class Wanted:
                 ("provider", self.provider),
                 ("offer", self.offer),
                 ("region", self.region),
-                ("stake of at least", self.min_stake),
+                ("base units of stake, at least", self.min_stake),
                 ("context of at least", self.min_context or None),
                 ("paid", _paid(self.by_second, self.by_token)),
             )
@@ -262,6 +262,15 @@ def rank(listing: Listing) -> tuple[int, int, int, int, int]:
     return kind, terms.rate, terms.completion_price, -listing.stake, listing.offer.number
 
 
+def why_nothing(listings: Sequence[Listing], wanted: Wanted) -> str:
+    """For people, of listings none of which fits at an affordable price."""
+    try:
+        choose(listings, wanted)
+    except (NoOffer, NotFound) as error:
+        return str(error)
+    raise ValueError("something fits")
+
+
 def _nothing(listings: Sequence[Listing], wanted: Wanted) -> NotFound | NoOffer:
     if wanted.offer is not None and not any(has_prefix(listing.offer.id, wanted.offer) for listing in listings):
         return NotFound(f"no active offer has the id {wanted.offer}; `penstock offers` lists them")
@@ -272,4 +281,4 @@ def _nothing(listings: Sequence[Listing], wanted: Wanted) -> NotFound | NoOffer:
         return NoOffer(f"nobody offers {wanted.model}; on offer: {', '.join(models[:8])}")
     if any(wanted.fits(replace(listing, covered=True)) for listing in listings):
         return NoOffer("what fits is sold by providers whose stake no longer covers all their slots; choose another")
-    return NoOffer(f"no offer fits ({wanted}); `penstock offers` lists what there is")
+    return NoOffer(f"no offer fits ({wanted}); `penstock offers` without options lists what there is")

@@ -8,7 +8,7 @@ import pytest
 
 from penstock.chain.fake import FakeChain
 from penstock.consumer.endpoint import check_endpoint
-from penstock.consumer.market import Listing, Market, Wanted, choose
+from penstock.consumer.market import Listing, Market, Wanted, choose, why_nothing
 from penstock.errors import NoOffer, NotFound, OfferMismatch, PriceTooHigh
 from penstock.keys import new_session_key
 from penstock.types import NATIVE, ZERO_ADDRESS, Address, Offer, OfferId, Provider, Service, Terms, Token
@@ -62,6 +62,15 @@ def test_a_stake_that_covers_too_little_is_passed_over_and_said_to_be() -> None:
         chosen([low, listing(2, model="n")], model="m")
     with pytest.raises(NoOffer, match="no offer fits"):
         chosen([low], region="us")
+
+
+def test_why_nothing_is_listed() -> None:
+    market = [listing(1, rate=10**19)]
+    assert why_nothing(market, Wanted(region="us")).startswith("no offer fits (region us)")
+    assert "more than your limit" in why_nothing(market, Wanted(max_rate=1))
+    assert "nobody offers inference" in why_nothing([], Wanted())
+    with pytest.raises(ValueError):
+        why_nothing(market, Wanted())
 
 
 async def test_the_stake_covers_all_that_a_provider_sells_or_nothing_is_bought_there() -> None:
