@@ -187,6 +187,7 @@ async def test_newcomers_are_tried_now_and_then() -> None:
     tried = [one for one in firsts if one.provider == new]
     assert 30 < len(tried) < 70
     assert "explored" in tried[0].why
+    assert " BNB, " in tried[0].why, "what it costs, in the token that pays"
     world.good(new)
     assert {(await world.order())[0] for _ in range(50)} == {known}
 
