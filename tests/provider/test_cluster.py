@@ -249,6 +249,7 @@ async def test_streams_that_nobody_paid_for_are_forgotten(
             stranger = await one.buyer()
             refused = await stranger.post(stranger.request(grant=stranger.grant(start=1)))
             assert refused.status_code == 402, "it never was opened"
+        assert postgres.sql("SELECT stream_id FROM slot_holders", name) == buyer.key.id, "nor do they hold a slot"
         assert postgres.sql("SELECT count(*) FROM owners", name) == "4"
         await one.provider.sessions.forget()
         assert postgres.sql("SELECT count(*) FROM owners", name) == "4", "a handshake may be at it"
