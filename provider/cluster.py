@@ -177,6 +177,12 @@ class Cluster:
 
         await self._store.run(work)
 
+    async def let_go(self, stream: StreamId) -> None:
+        """It takes no slot after all."""
+        over = delete(_holders).where(_holders.c.stream_id == stream, _holders.c.gateway == self.id)
+        with suppress(SQLAlchemyError):  # the next sign of life says so, too
+            await self._store.run(lambda c: c.execute(over) and None)
+
     @asynccontextmanager
     async def turn(self, payer: str) -> AsyncIterator[None]:
         """Of all gateways this one alone sends what this payer has ordered. ApiError 503 where another one is at it for

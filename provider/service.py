@@ -180,6 +180,7 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
                     first_block=deployment.first_block,
                     clock=time.time,
                     products=settings.skills or None,
+                    shared=is_url(settings.state),
                 )
                 licensing = await stack.enter_async_context(opening)
             store = open_store(settings, chain, account.address)

@@ -228,6 +228,8 @@ class Sessions:
                 return await self._begin(offer, key.id, stream, grant, *opened, *channel_opened)
             finally:
                 self._admission.release(key.id)
+                if self.cluster is not None and key.id not in self._admission.holders():
+                    await self.cluster.let_go(key.id)
 
     def require_licence(self, session: Session) -> None:
         """ApiError 402 where the offers need a licence that the payer has no longer."""

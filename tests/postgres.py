@@ -21,8 +21,8 @@ from pathlib import Path
 
 import pytest
 
-_WITHIN = 60
-"""Seconds that it may take to start or to stop."""
+from tests.harness import PATIENCE
+
 _USER = "penstock"
 _OPTIONS = ("listen_addresses=", "fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=50")
 
@@ -50,7 +50,7 @@ class Cluster:
         log = self.folder / "log"
         options = " ".join(f"-c {option}" for option in (*_OPTIONS, f"unix_socket_directories={self.folder}"))
         words = (*words, "-o", options) if words[0] == "start" else words
-        command = [self.binaries / "pg_ctl", "-D", self.folder / "data", "-l", log, "-t", str(_WITHIN), "-s", *words]
+        command = [self.binaries / "pg_ctl", "-D", self.folder / "data", "-l", log, "-t", f"{PATIENCE:g}", "-s", *words]
         with (self.folder / "pg_ctl.log").open("w+") as said:  # a pipe would be kept open by the server
             done = subprocess.run(command, stdout=said, stderr=said, check=False, cwd=self.folder, **self.run_as)
             said.seek(0)

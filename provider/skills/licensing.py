@@ -141,16 +141,28 @@ async def open_licensing(
     first_block: int,
     clock: Callable[[], float],
     products: Sequence[int] | None,
+    shared: bool = False,
 ) -> AsyncIterator[Licensing]:
     """Everything checked and nothing started: `Licensing.start` follows. `products`: those to execute; empty: all of
-    the account's that are for sale; None: none. ConfigError says what is missing."""
+    the account's that are for sale; None: none. `shared`: whether other gateways of the provider do the same, which
+    must not count units, each for itself. ConfigError says what is missing."""
     if chain.license is None:
         raise ConfigError("no License contract is deployed on this chain: there are no products, nor licences")
+    if shared and products is not None:
+        raise ConfigError(
+            "gateways that share a database serve no skills, whose units one process counts: leave out --skill, and "
+            "run `penstock-provider skills` beside them"
+        )
     home = _home(settings)
     content = open_content(home, settings.ipfs_url)
     sandbox = Sandbox(allow_private=settings.skill_private_backends)
     found = [] if products is None else await _products(chain, account.address, products)
     gated = await chain.product(ProductId(settings.require_licence)) if settings.require_licence else None
+    if shared and gated and gated.listing.kind is Kind.USAGE:
+        raise ConfigError(
+            f"licences of product {gated.id} are sold by units, which one process counts, and gateways that share a "
+            "database are several: sell access for a time or for ever, or keep the state in a file"
+        )
     name = f"{chain.chain_id}-{provider}"
     with tempfile.TemporaryDirectory(prefix="penstock-skills-") as unpacked:
         os.chmod(unpacked, 0o755)  # whoever the sandbox runs as reads in there

@@ -37,6 +37,7 @@ from penstock.wire.sessions import (
 from provider import market
 from provider.app import Provider, create_app
 from provider.engines import Engine, Fleet
+from provider.places import is_url
 from provider.server import Server
 from provider.service import listen, open_store
 from provider.settings import BUNDLED_MODEL, Settings
@@ -330,6 +331,7 @@ async def running(
             first_block=deployment.first_block,
             clock=clock,
             products=chosen.skills or None,
+            shared=is_url(chosen.state),
         )
         licensing = await opening.__aenter__() if chosen.licensed else None
         store = open_store(chosen, chain, seller.provider.id)

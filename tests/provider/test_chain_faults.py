@@ -37,8 +37,10 @@ async def test_a_reorganisation_undoes_a_cancel(rig: Rig) -> None:
     await buyer.cancel()
     projection = rig.provider.projection
     await until(lambda: isinstance(projection.streams[buyer.key.id].closed, Closed), what="the cancel")
+    assert rig.provider.admission.live_sessions() == 0
     rig.node.reorg(1)
     await until(lambda: projection.streams[buyer.key.id].closed is None, what="the way back")
+    assert rig.provider.admission.live_sessions() == 1, "it holds its slot again"
     assert (await buyer.chat()).status_code == 200
     stored = await rig.provider.store.events([buyer.key.id])
     assert not any(isinstance(event, Closed) for event in stored)

@@ -238,6 +238,31 @@ async def test_streams_are_paid_out_once_by_whoever_has_them(pair: Pair) -> None
         assert all(state and state.paid > 0 for state in states)
 
 
+async def test_streams_that_nobody_paid_for_are_forgotten(
+    pair: Pair, postgres: Cluster, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks about a stream has the database remember it; not for ever."""
+    name = database.partition("?")[0].rpartition("/")[2]
+    async with pair() as (one, two):
+        buyer = await (await one.buyer()).arrive()
+        for _ in range(3):
+            stranger = await one.buyer()
+            refused = await stranger.post(stranger.request(grant=stranger.grant(start=1)))
+            assert refused.status_code == 402, "it never was opened"
+        assert postgres.sql("SELECT stream_id FROM slot_holders", name) == buyer.key.id, "nor do they hold a slot"
+        assert postgres.sql("SELECT count(*) FROM owners", name) == "4"
+        await one.provider.sessions.forget()
+        assert postgres.sql("SELECT count(*) FROM owners", name) == "4", "a handshake may be at it"
+        monkeypatch.setattr(cluster, "_CLAIM_KEPT", 0.0)
+        await one.provider.sessions.forget()
+        assert postgres.sql("SELECT stream_id FROM owners", name) == buyer.key.id
+        for rig in (one, two):
+            assert (await at(rig, buyer).chat()).status_code == 200
+        refused = await at(two, stranger).post(stranger.request(grant=stranger.grant(start=1)))
+        assert refused.status_code == 402
+        assert postgres.sql("SELECT count(DISTINCT gateway) FROM owners", name) == "2"
+
+
 async def test_kill_9_of_one_and_the_other_goes_on(
     node: Node,
     chain: Web3Chain,

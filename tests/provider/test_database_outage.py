@@ -66,14 +66,14 @@ async def load(one: Rig, two: Rig) -> list[Client]:
 async def more(clients: list[Client], count: int = 4) -> None:
     """Until each has so many receipts more."""
     known = [len(client.receipts) for client in clients]
-    await until(lambda: all(len(c.receipts) >= n + count for c, n in zip(clients, known, strict=True)), 60, "the load")
+    await until(lambda: all(len(c.receipts) >= n + count for c, n in zip(clients, known, strict=True)), what="the load")
 
 
 async def answered_for(*rigs: Rig) -> None:
     async def none_open() -> bool:
         return not await rigs[0].provider.store.unanswered()
 
-    await until(none_open, 20, "every accept's receipt")
+    await until(none_open, what="every accept's receipt")
     assert not any(rig.provider.admission.running for rig in rigs)
 
 
@@ -128,7 +128,7 @@ async def test_an_outage_in_mid_answer_cuts_it_and_both_gateways_go_on(
             async def answers(client: Client = client) -> bool:
                 return (await client.buyer.chat()).status_code == 200
 
-            await until(answers, 20, "an answer")
+            await until(answers, what="an answer")
         await answered_for(one, two)
         listed = (await one.http.get(RECEIPTS_PATH, headers=clients[0].buyer.bearer)).json()["receipts"]
         assert listed[1]["completion_tokens"] > 0, "what was served until it was cut"

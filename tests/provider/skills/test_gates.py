@@ -35,7 +35,7 @@ from provider.settings import BUNDLED_MODEL
 from provider.skills.licensing import check_model
 from tests.deployed import Deployed
 from tests.harness import Node
-from tests.provider.rig import MODEL, Buyer, fresh_account, running
+from tests.provider.rig import MODEL, Buyer, fresh_account, on_both, running
 from tests.skills import SkillMarket, until
 
 
@@ -50,12 +50,13 @@ async def bought(chain: Web3Chain, payer: LocalAccount, product: ProductId) -> L
     return next(event.licence for event in receipt.licences if isinstance(event, Licensed))
 
 
+@on_both
 async def test_an_offer_is_for_who_holds_a_licence(
-    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
+    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path, state: str
 ) -> None:
     publisher = fresh_account(node)
     product = await product_of(chain, publisher, Kind.PERPETUAL)
-    async with running(node, chain, deployed.deployment, engine, tmp_path, require_licence=product) as rig:
+    async with running(node, chain, deployed.deployment, engine, tmp_path, state=state, require_licence=product) as rig:
         buyer = await rig.buyer()
         await buyer.open()
         refused = await buyer.post(buyer.request())
@@ -74,6 +75,20 @@ async def test_an_offer_is_for_who_holds_a_licence(
         await until(lambda: not licensing.licences.known[licence].in_force)
         cut = await buyer.chat()
         assert (cut.status_code, cut.json()["error"]["code"]) == (402, "licence_needed")
+
+
+async def test_gateways_that_share_a_database_count_no_units(
+    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path, database: str
+) -> None:
+    """Two of them would sell the same unit; a licence for a time or for ever they know from the chain alone."""
+    by_units = await product_of(chain, fresh_account(node), Kind.USAGE, unit=2)
+    for changes, said in (
+        ({"require_licence": by_units}, "sold by units"),
+        ({"skills": (by_units,)}, "serve no skills"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            async with running(node, chain, deployed.deployment, engine, tmp_path, state=database, **changes):
+                pass
 
 
 async def test_a_session_takes_a_unit_of_a_licence_that_is_sold_by_units(
