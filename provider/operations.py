@@ -67,6 +67,8 @@ def init(
         given[name] = tuple(given.pop(flag) or ()) or None
     apart = ("config", "force", "dry_run", "yes", "json")
     answers = {name: value for name, value in given.items() if value is not None and name not in apart}
+    if vllm and Path(vllm).is_dir():
+        answers["vllm"] = str(Path(vllm).absolute())  # it may be started from another folder
     target = config or default_config()
     if target.exists() and not force:
         raise ConfigError(f"{target} is there already: --force replaces it, `penstock-provider start` uses it")

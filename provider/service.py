@@ -105,7 +105,7 @@ def make_engines(settings: Settings) -> Fleet:
                 adapters={own.get(model, model): folder for model, folder in adapters.items()},
                 arguments=settings.vllm_args,
                 log_file=home / "vllm.log",
-                start_seconds=settings.engine_start_seconds,
+                start_seconds=settings.vllm_start_seconds,
                 drain_seconds=settings.drain_seconds,
             )
         )
@@ -187,6 +187,8 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
             stack.push_async_callback(store.close)
             engines = make_engines(settings)
             stack.push_async_callback(engines.stop)
+            if settings.vllm:
+                say(f"vLLM starts, the first time for minutes: what it says is in {settings.home}/vllm.log")
             await engines.start()
             for engine in engines.engines:
                 if engine.trouble() is None:

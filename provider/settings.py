@@ -124,6 +124,8 @@ class Settings(BaseSettings):
     """More of its arguments, as its own command line takes them."""
     lora: tuple[str, ...] = ()
     """Adapters that it loads beside its model: MODEL=FOLDER, each a model of its own on the market."""
+    vllm_start_seconds: float = Field(1800, gt=0)
+    """Until it answers, with what it downloads and compiles at its first start. One that ends is not waited for."""
     drain_seconds: float = Field(30, ge=0)
     """How long a restart of an engine waits for what runs on it."""
     gguf: str = ""
@@ -133,6 +135,7 @@ class Settings(BaseSettings):
     empty: it gives no embeddings."""
     engine_threads: int = Field(1, ge=1, le=256)
     engine_start_seconds: float = Field(180, gt=0)
+    """Until any other engine answers."""
     engine_connect_seconds: float = Field(5, gt=0)
     engine_answer_seconds: float = Field(120, gt=0)
     """Until the engine answers at all, its queue included."""

@@ -19,6 +19,8 @@ from tests.harness import Node
 from tests.provider.rig import Buyer, Rig, running
 
 VLLM = ROOT / ".engines" / "vllm"
+CONTEXT = 32_768
+"""Tokens, so that an answer can last for half a minute and more."""
 RUNNING, GENERATED = "vllm:num_requests_running", "vllm:generation_tokens_total"
 
 MARKS = [
@@ -33,7 +35,7 @@ def vllm(
     kind: str,
     models: Mapping[str, str],
     *more: str,
-    context_length: int = 4096,
+    context_length: int = CONTEXT,
     adapters: Mapping[str, str] | None = None,
     log: str = "",
 ) -> VllmEngine:
@@ -49,6 +51,7 @@ def vllm(
         log_file=folder / f"{log or kind}.log",
         start_seconds=400,
         drain_seconds=20,
+        check_seconds=30,  # on a machine that others keep busy, a look can last
     )
 
 
@@ -67,7 +70,7 @@ async def providing(
     node: Node, deployed: Deployed, engine: Engine | Fleet, folder: Path, *offers: str, **changes: Any
 ) -> AsyncIterator[Rig]:
     """A provider that sells what the engine has."""
-    given: dict[str, Any] = {"offers": offers, "context_length": 4096} | changes
+    given: dict[str, Any] = {"offers": offers, "context_length": CONTEXT} | changes
     async with await Web3Chain.connect(node.url, deployed.deployment) as chain:
         async with running(node, chain, deployed.deployment, engine, folder, **given) as rig:
             yield rig

@@ -34,7 +34,7 @@ TEMPLATE = (
     "{% elif m['role'] == 'assistant' %}<|assistant|>{% else %}<|user|>{% endif %}"
     "{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-WIDTH, LAYERS, HEADS, HIDDEN, VOCAB, RANK, CONTEXT = 128, 2, 4, 256, 1024, 8, 4096
+WIDTH, LAYERS, HEADS, HIDDEN, VOCAB, RANK, CONTEXT = 128, 2, 4, 256, 1024, 8, 32_768
 SIDE, PATCH = 336, 14
 """Pixels of an image, and of the squares that it is cut into: a token each."""
 

@@ -24,8 +24,9 @@ from tests.provider.vllm.started import MARKS, RUNNING, buyer_of, figure, provid
 pytestmark = MARKS
 
 TIMES = 3
-WITHIN = 2.0
-"""Seconds; on a machine of its own it takes a tenth of that."""
+LONG = 32_000
+WITHIN = 5.0
+"""Seconds, on a machine that others keep busy; the answers would go on for far longer."""
 SETTINGS = {"poll_seconds": 0.4}
 """What a provider has who sets nothing."""
 
@@ -40,7 +41,7 @@ async def paid(deployed: Deployed, engine: VllmEngine, tmp_path: Path) -> AsyncI
 
 async def generating(buyer: Buyer, client: Any, engine: VllmEngine) -> Any:
     """An answer that goes on for as long as the model's context."""
-    asked = {"model": BASE, "messages": PROMPT, "max_tokens": 4000, "extra_body": {"ignore_eos": True}}
+    asked = {"model": BASE, "messages": PROMPT, "max_tokens": LONG, "extra_body": {"ignore_eos": True}}
     stream = await client.chat.completions.create(**asked, stream=True)
     await anext(aiter(stream))
     await until(lambda: busy(engine), what="the metrics' word that it runs")
@@ -58,11 +59,11 @@ async def freed(engine: VllmEngine) -> float:
     return time.time()
 
 
-async def mined(node: Node, number: int) -> float:
-    """When a block came to be."""
-    while int(await asyncio.to_thread(node.rpc, "eth_blockNumber"), 16) < number:
-        await asyncio.sleep(0.002)
-    return time.time()
+async def watch(node: Node, seen: dict[int, float]) -> None:
+    """When each block came to be."""
+    while True:
+        seen.setdefault(int(await asyncio.to_thread(node.rpc, "eth_blockNumber"), 16), time.time())
+        await asyncio.sleep(0.01)
 
 
 def say(what: str, seconds: list[float]) -> None:
@@ -98,13 +99,12 @@ async def test_a_cancel_on_the_chain(paid: Rig, engine: VllmEngine) -> None:
         buyer = await buyer_of(paid, BASE)
         async with buyer.openai() as client:
             reading = asyncio.ensure_future(read(await generating(buyer, client, engine)))
+            blocks: dict[int, float] = {}
+            watching = asyncio.ensure_future(watch(paid.node, blocks))
             seen = asyncio.ensure_future(freed(engine))
-            head = int(paid.node.rpc("eth_blockNumber"), 16)
-            blocks = {n: asyncio.ensure_future(mined(paid.node, n)) for n in range(head + 1, head + 4)}
             receipt = await buyer.cancel()
-            found.append(await seen - await blocks[receipt.block])
-            for block in blocks.values():
-                block.cancel()
+            found.append(await seen - blocks[receipt.block])
+            watching.cancel()
             await reading
     say("a cancel, from its block on", found)
 
@@ -120,7 +120,7 @@ async def test_a_client_that_leaves(paid: Rig, engine: VllmEngine, streams: bool
                 left = time.time()
                 await stream.close()
             else:
-                asked = asyncio.ensure_future(buyer.chat(model=BASE, max_tokens=4000, ignore_eos=True))
+                asked = asyncio.ensure_future(buyer.chat(model=BASE, max_tokens=LONG, ignore_eos=True))
                 await until(lambda: busy(engine), what="the metrics' word that it runs")
                 left = time.time()
                 asked.cancel()
