@@ -1,6 +1,8 @@
 """Catalogue: products, releases, trees, pages"""
 
 import pytest
+from eth_abi import encode
+from eth_utils import keccak
 
 from penstock.licences import DAY, MONTH, Version
 from tests.contracts.harness import COIN, MAX, Actor, reverts
@@ -156,6 +158,22 @@ def test_what_a_product_is_never_changes(shop: Shop) -> None:
     assert shop.catalogue.product(number)[1] is True
     with reverts("catalogue: free of charge or not"):
         shop.catalogue.set_prices(number, (0, 0, 0), sender=PUBLISHER)
+
+
+def test_the_count_of_releases_never_reaches_into_what_a_product_is(shop: Shop) -> None:
+    """Nobody makes 65,535 of them in a test: the word is written as if somebody had made all but one."""
+    number, evm, catalogue = shop.publish(), shop.evm, shop.catalogue
+    places = ["0x" + keccak(encode(["uint256", "uint256"], [slot, number])).hex() for slot in range(8)]
+    words = {place: int(evm.rpc("eth_getStorageAt", catalogue.address, place, "latest"), 16) for place in places}
+    ((place, head),) = ((p, word) for p, word in words.items() if word % 2**160 == int(PUBLISHER, 16))
+    evm.rpc("anvil_setStorageAt", catalogue.address, place, f"0x{head + (2**16 - 3 << 200):064x}")
+    before = catalogue.product(number)
+    catalogue.add_release(number, release("2.0.0"), sender=PUBLISHER)
+    with reverts("catalogue: too many releases"):
+        catalogue.add_release(number, release("3.0.0"), sender=PUBLISHER)
+    after = catalogue.product(number)
+    assert (before[3], after[3]) == (2**16 - 2, 2**16 - 1)
+    assert (before[:3], before[4:]) == (after[:3], after[4:])
 
 
 def test_releases_only_rise_and_stay(shop: Shop) -> None:

@@ -293,15 +293,16 @@ def test_odd_tokens(evm: Chain, agent: Agent, deploy: Callable[..., Contract], n
     agent.wallet.withdraw_vault(odd.address, other.vault, agent.owner, sender=agent.owner)
 
 
+@pytest.mark.parametrize("allowed", [1, DEPOSIT - 1])
 def test_an_allowance_that_does_not_suffice_is_replaced(
-    evm: Chain, agent: Agent, deploy: Callable[..., Contract]
+    evm: Chain, agent: Agent, deploy: Callable[..., Contract], allowed: int
 ) -> None:
     """By way of zero, since some tokens change it in no other."""
     odd = deploy("NoReturnToken")
     other = replace(agent, money=Money(evm, odd.address, odd))
     other.set_caps()
     other.fund(DEPOSIT)
-    odd.approve(agent.pay.address, DEPOSIT - 1, sender=agent.wallet.address)
+    odd.approve(agent.pay.address, allowed, sender=agent.wallet.address)
     other.open()
     assert odd.allowance(agent.wallet.address, agent.pay.address) == MAX
     assert other.worth == 0
