@@ -114,6 +114,9 @@ class BadEngine:
     async def models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": "inner-name", "owned_by": "vllm"}]})
 
+    async def health(self, _: web.Request) -> web.Response:
+        return web.Response()
+
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         if self.act is None:
@@ -131,6 +134,7 @@ async def bad() -> AsyncIterator[tuple[BadEngine, str]]:
     engine = BadEngine()
     app = web.Application()
     app.router.add_get("/v1/models", engine.models)
+    app.router.add_get("/health", engine.health)
     app.router.add_post("/v1/chat/completions", engine.chat)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
