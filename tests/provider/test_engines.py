@@ -154,7 +154,7 @@ async def customer(
     tmp_path: Path,
 ) -> AsyncIterator[Buyer]:
     """Of a provider whose engine is the bad one, with short patience where that is what it tries."""
-    engine = UpstreamEngine(bad[1], {MODEL: "inner-name"}, api_key="", start_seconds=5)
+    engine = UpstreamEngine(bad[1], {MODEL: "inner-name"}, api_key="", start_seconds=30)
     await engine.start()
     given = getattr(request.node, "callspec", None)
     silent = given is not None and given.params.get("act") in (hangs, falls_silent)
