@@ -104,7 +104,7 @@ def provider(stage: Stage) -> Iterator[str]:
         finally:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise click.ClickException(f"the provider did not stop:\n{log.read_text()}") from None
@@ -147,7 +147,7 @@ def mint(token: str, to: str, amount: int) -> None:
     """From a node's own unlocked account, as a faucet would."""
     sender = deployer.ape_account("test:0").address
     sent = dollars(token).functions.mint(to, amount).transact({"from": sender})
-    networks.provider.web3.eth.wait_for_transaction_receipt(sent, timeout=30)
+    networks.provider.web3.eth.wait_for_transaction_receipt(sent, timeout=60)
 
 
 def holdings(account: str, dollar: str) -> dict[str, int]:

@@ -333,7 +333,7 @@ def provider(
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
             try:
-                process.wait(timeout=30)
+                process.wait(timeout=60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 raise click.ClickException(f"the provider did not stop:\n{log.read_text()}") from None

@@ -129,13 +129,14 @@ class Market:
 
     async def books(self, chain: Web3Chain) -> Books:
         """What StreamPay owes, from its events alone; checked against what it holds, to the wei."""
-        books = Books()
-        head = await chain.head()
-        for event in await chain.events(self.deployment.first_block, head.number):
-            books.apply(event)
-        for token in books.tokens():
-            assert await chain.token_balance(token, chain.stream_pay) == books.liabilities(token)
-        return books
+        while True:
+            books, head = Books(), await chain.head()
+            for event in await chain.events(self.deployment.first_block, head.number):
+                books.apply(event)
+            held = {token: await chain.token_balance(token, chain.stream_pay) for token in books.tokens()}
+            if await chain.head() == head:  # else a provider has moved money meanwhile
+                assert held == {token: books.liabilities(token) for token in books.tokens()}
+                return books
 
     async def assert_nothing_locked(self, chain: Web3Chain, payer: Address) -> None:
         """No stream and no channel of this payer is open, and the contract holds what it owes."""

@@ -151,7 +151,7 @@ async def market_of(
                     folder / f"provider-{number}",
                     offers=(kind.offer,),
                     wrap=layer,
-                    poll_seconds=0.2,
+                    poll_seconds=0.5,
                     slots=8,
                 )
             )

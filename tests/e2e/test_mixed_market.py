@@ -15,9 +15,9 @@ from tests.harness import Node
 from tests.mixed_market import Report, audit, close_all, market_of, trade
 from tests.provider.rig import COINS, fresh_account
 
-POLICY = Policy(explore=0.3, aside=2, first_token=1.5, stall=1.5, idle_seconds=1, step_seconds=10, margin_seconds=4)
+POLICY = Policy(explore=0.3, aside=2, first_token=3, stall=3, idle_seconds=1, step_seconds=10, margin_seconds=4)
 REQUESTS = 30
-WAITS = Waits(connect=1, greeting=2, handshake=2, sight=3, settle=3, close=2, receipt=0.2)
+WAITS = Waits(connect=2, greeting=5, handshake=5, sight=3, settle=3, close=5, receipt=0.5)
 
 
 async def test_a_market_of_mixed_honesty(

@@ -198,15 +198,16 @@ async def test_two_orders_for_the_same_money_are_put_in_turn(
 async def test_a_turn_ends_with_the_gateway_that_had_it(
     pair: Pair, postgres: Cluster, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "_TURN_SECONDS", 0.3)
     async with pair() as (one, two):
         first, second = one.provider.cluster, two.provider.cluster
         assert first is not None
         assert second is not None
         async with first.turn("payer"):
-            with pytest.raises(ApiError, match="another order of this payer"):
-                async with second.turn("payer"):
-                    pass
+            with monkeypatch.context() as patch:
+                patch.setattr(cluster, "_TURN_SECONDS", 0.3)
+                with pytest.raises(ApiError, match="another order of this payer"):
+                    async with second.turn("payer"):
+                        pass
             name = database.partition("?")[0].rpartition("/")[2]
             postgres.sql(f"UPDATE turns SET gateway = 'gone' WHERE gateway = '{first.id}'", name)
             async with second.turn("payer"):

@@ -114,6 +114,9 @@ class BadEngine:
     async def models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": "inner-name", "owned_by": "vllm"}]})
 
+    async def health(self, _: web.Request) -> web.Response:
+        return web.Response()
+
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         if self.act is None:
@@ -131,6 +134,7 @@ async def bad() -> AsyncIterator[tuple[BadEngine, str]]:
     engine = BadEngine()
     app = web.Application()
     app.router.add_get("/v1/models", engine.models)
+    app.router.add_get("/health", engine.health)
     app.router.add_post("/v1/chat/completions", engine.chat)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
@@ -150,7 +154,7 @@ async def customer(
     tmp_path: Path,
 ) -> AsyncIterator[Buyer]:
     """Of a provider whose engine is the bad one, with short patience where that is what it tries."""
-    engine = UpstreamEngine(bad[1], {MODEL: "inner-name"}, api_key="", start_seconds=5)
+    engine = UpstreamEngine(bad[1], {MODEL: "inner-name"}, api_key="", start_seconds=30)
     await engine.start()
     given = getattr(request.node, "callspec", None)
     silent = given is not None and given.params.get("act") in (hangs, falls_silent)

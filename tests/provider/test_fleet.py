@@ -88,7 +88,7 @@ async def serving(*names: str) -> AsyncIterator[list[Counter]]:
 
 
 def upstream(counter: Counter, model: str = MODEL) -> UpstreamEngine:
-    return UpstreamEngine(counter.url, {model: counter.name}, api_key="", start_seconds=5, check_seconds=0.1)
+    return UpstreamEngine(counter.url, {model: counter.name}, api_key="", start_seconds=30, check_seconds=0.5)
 
 
 async def test_the_least_busy_engine_is_asked_and_a_failing_one_left_out(

@@ -345,7 +345,7 @@ async def test_where_the_money_ends_the_receipt_tells_what_was_served(rig: Rig, 
 async def with_bad(
     bad: tuple[BadEngine, str], node: Node, chain: Web3Chain, deployed: Deployed, folder: Path, **more: Any
 ) -> AsyncIterator[Rig]:
-    engine = UpstreamEngine(bad[1], {MODEL: "inner-name"}, api_key="", start_seconds=5)
+    engine = UpstreamEngine(bad[1], {MODEL: "inner-name"}, api_key="", start_seconds=30)
     await engine.start()
     patience = {"engine_answer_seconds": 5, "engine_idle_seconds": 5}
     async with running(node, chain, deployed.deployment, engine, folder, **patience | more) as rig:
