@@ -88,7 +88,8 @@ class Admission:
 
     def revoke(self, ids: Collection[str]) -> list[Session]:
         """Refuse these sessions' tokens from now on, and cut what is running for them. Those that were good so far."""
-        found = [s for s in self._sessions.values() if s.id in ids and s.id not in self._revoked]
+        fresh = set(ids) - self._revoked
+        found = [s for s in self._sessions.values() if s.id in fresh] if fresh else []
         for session in found:
             self._revoked.add(session.id)
             for run in list(self._runs.get(session.stream_id, ())):

@@ -65,11 +65,7 @@ class AsResponse:
     def part(self, events: bytes) -> bytes:
         told = []
         for event in filter(None, events.split(b"\n\n")):
-            piece = piece_of(event) or {}
-            if isinstance(piece.get("error"), dict):
-                told += self._responding.broken(piece["error"])
-            else:
-                told += self._responding.add(piece)
+            told += self._responding.add(piece_of(event) or {})
         return encode(told)
 
     def end(self, usage: Mapping[str, Any]) -> bytes:

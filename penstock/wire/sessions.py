@@ -2,7 +2,8 @@
 
 A consumer opens a stream (or signs an order for one) and signs a grant with the stream's session key.
 `POST {endpoint}/v1/penstock/sessions` trades both for a token; from then on any OpenAI client works with
-`base_url = {endpoint}/v1` and `api_key = token`. Bodies are JSON; integers that may pass 2**53 travel as
+`base_url = {endpoint}/v1` and `api_key = token`, until `DELETE .../sessions/current` with it, or the end of what
+pays for it. Bodies are JSON; integers that may pass 2**53 travel as
 decimal strings; bytes as 0x-hex.
 
 An offer with a rate is paid by a stream, one with token prices by a channel, one with both by both: the stream

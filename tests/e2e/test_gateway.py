@@ -73,6 +73,12 @@ def test_the_openai_client(gateway: Serving) -> None:
         assert len((told[0].content or ())[0].top_logprobs) == 2
         text = client.completions.create(model="auto", prompt="The sea is", max_tokens=5)
         assert text.choices[0].text
+        response = client.responses.create(model="auto", input="The sea is", max_output_tokens=6, temperature=0)
+        with client.responses.stream(model="auto", input="The sea is", max_output_tokens=6, temperature=0) as events:
+            told = "".join(one.delta for one in events if one.type == "response.output_text.delta")
+        assert response.output_text == told != ""
+        assert response.usage is not None
+        assert response.usage.output_tokens == 6
         with pytest.raises(openai.NotFoundError, match="no provider|nobody offers"):
             client.chat.completions.create(model="gpt-9", messages=QUESTION)
 

@@ -27,16 +27,24 @@ async def test_the_document_names_every_route(rig: Rig) -> None:
     assert "SessionRequest" in document["components"]["schemas"]
 
 
-async def test_curl_is_a_client(rig: Rig, buyer: Buyer) -> None:
+@pytest.mark.parametrize(
+    ("path", "asked", "end"),
+    [
+        ("chat/completions", {"messages": PROMPT, "max_tokens": 4}, b"data: [DONE]\n\n"),
+        ("responses", {"input": "Hi", "max_output_tokens": 4}, b"}}\n\n"),
+    ],
+    ids=["chat", "responses"],
+)
+async def test_curl_is_a_client(rig: Rig, buyer: Buyer, path: str, asked: dict[str, object], end: bytes) -> None:
     curl = shutil.which("curl")
     if curl is None:
         pytest.skip("no curl here")
-    body = json.dumps({"model": MODEL, "messages": PROMPT, "max_tokens": 4, "stream": True})
-    words = ("-sSN", f"{rig.url}/v1/chat/completions", "-H", f"Authorization: Bearer {buyer.token}", "-d", body)
+    body = json.dumps({"model": MODEL, "stream": True} | asked)
+    words = ("-sSN", f"{rig.url}/v1/{path}", "-H", f"Authorization: Bearer {buyer.token}", "-d", body)
     process = await asyncio.create_subprocess_exec(curl, *words, stdout=asyncio.subprocess.PIPE)
     said, _ = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 0
-    assert said.endswith(b"data: [DONE]\n\n")
+    assert said.endswith(end)
     assert said.count(b'"delta"') >= 4
 
 
