@@ -14,6 +14,7 @@ import pytest
 from penstock.chain.web3 import Web3Chain
 from penstock.wire.sessions import SESSIONS_PATH
 from provider.admission import hash_token
+from provider.errors import ApiError
 from tests.deployed import Deployed
 from tests.harness import Node
 from tests.postgres import database, postgres
@@ -172,3 +173,8 @@ async def test_it_holds_at_every_gateway_of_a_cluster(pair: Pair) -> None:
                 return refused(await at(rig, again).chat())
 
             await until(gone, 5, "the word")
+        # A gateway that takes a stream over knows it before it hears of it.
+        (kept,) = [kept for kept in await two.provider.store.sessions() if kept.id == session.id]
+        two.provider.admission.add(kept)
+        with pytest.raises(ApiError, match="revoked"):
+            two.provider.admission.session(again.bearer["authorization"].encode())
