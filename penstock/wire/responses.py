@@ -241,7 +241,7 @@ class Responding:
             named = {"item_id": call["id"], "output_index": place}
             done = {"arguments": call["arguments"], "name": call["name"]}
             told.append(self._event("response.function_call_arguments.done", **named, **done))
-            told.append(self._event("response.output_item.done", output_index=place, item=call))
+            told.append(self._event("response.output_item.done", output_index=place, item=deepcopy(call)))
         response = self._response(status)
         response["incomplete_details"] = {"reason": _CUT[self._finish]} if _CUT.get(self._finish) else None
         response["usage"] = _usage(usage)
@@ -293,7 +293,7 @@ class Responding:
         told = [
             self._event(f"response.{part['type']}.done", **self._place, text=part["text"], **found),
             self._part("done"),
-            self._event("response.output_item.done", output_index=self._last, item=item),
+            self._event("response.output_item.done", output_index=self._last, item=deepcopy(item)),
         ]
         self._open = None
         return told
@@ -308,7 +308,7 @@ class Responding:
             item |= {"call_id": piece.get("id") or _name("call"), "name": function.get("name") or ""}
             self._output.append(item)
             self._calls[index] = self._last, item
-            told.append(self._event("response.output_item.added", output_index=self._last, item=item))
+            told.append(self._event("response.output_item.added", output_index=self._last, item=deepcopy(item)))
         place, item = self._calls[index]
         if more := function.get("arguments"):
             item["arguments"] += more
@@ -334,7 +334,7 @@ class Responding:
             "background": False,
             "error": None,
             "incomplete_details": None,
-            "output": self._output,
+            "output": deepcopy(self._output),  # what was told does not grow
             "previous_response_id": None,
             "service_tier": "default",
             "store": False,
@@ -353,10 +353,10 @@ class Responding:
 
     def _part(self, what: str) -> dict[str, Any]:
         assert self._open is not None
-        return self._event(f"response.content_part.{what}", **self._place, part=self._open["content"][0])
+        return self._event(f"response.content_part.{what}", **self._place, part=deepcopy(self._open["content"][0]))
 
     def _event(self, kind: str, **more: Any) -> dict[str, Any]:
-        event = {"type": kind, "sequence_number": self._number, **deepcopy(more)}  # what was told does not grow
+        event = {"type": kind, "sequence_number": self._number, **more}
         self._number += 1
         return event
 
