@@ -339,7 +339,8 @@ class Gateway:
             if not started:
                 raise
             exchange.why = exchange.why or error.code
-            await self._conclude(exchange, exchange.why)
+            with suppress(OperationalError):  # its receipt is written as soon as that can be
+                await self._conclude(exchange, exchange.why)
             if error.code != LEFT:
                 tail = exchange.rest + exchange.receipt_comment + exchange.form.broken(error.body)
                 await send({"type": "http.response.body", "body": tail, "more_body": False})

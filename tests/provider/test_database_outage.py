@@ -11,7 +11,7 @@ import pytest
 from penstock.wire.receipts import ACCEPT_HEADER, RECEIPT_HEADER, RECEIPTS_PATH, SignedAccept, SignedReceipt
 from provider import cluster
 from tests.postgres import Cluster
-from tests.provider.rig import Buyer, Rig, until
+from tests.provider.rig import MODEL, PROMPT, Buyer, Rig, until
 from tests.provider.test_cluster import Pair, at, pair
 
 __all__ = ["pair"]
@@ -109,13 +109,16 @@ async def test_an_outage_in_mid_answer_cuts_it_and_both_gateways_go_on(
         clients = await load(one, two)
         for client in clients:
             assert (await client.buyer.chat()).status_code == 200
-        asked = asyncio.create_task(clients[0].buyer.chat(max_tokens=15_000, ignore_eos=True))
-        await until(lambda: one.provider.admission.running, what="the long answer")
-        await until(one.provider.store.unanswered, what="its accept")
-        await asyncio.to_thread(postgres.control, "stop", "-m", "immediate")
+        buyer = clients[0].buyer
+        body = {"model": MODEL, "messages": PROMPT, "max_tokens": 15_000, "ignore_eos": True, "stream": True}
         try:
-            cut = await asked
-            assert (cut.status_code, cut.json()["error"]["code"]) == (503, "state_unavailable"), cut.text
+            async with one.http.stream("POST", "/v1/chat/completions", json=body, headers=buyer.bearer) as answer:
+                lines = answer.aiter_lines()
+                while '"content":"' not in await anext(lines):
+                    pass
+                await asyncio.to_thread(postgres.control, "stop", "-m", "immediate")
+                rest = [line async for line in lines]
+            assert any('"code":"state_unavailable"' in line for line in rest), rest[-3:]
             for client in clients:
                 refused = await client.buyer.chat()
                 assert (refused.status_code, refused.json()["error"]["code"]) == (503, "state_unavailable")
@@ -130,7 +133,7 @@ async def test_an_outage_in_mid_answer_cuts_it_and_both_gateways_go_on(
 
             await until(answers, what="an answer")
         await answered_for(one, two)
-        listed = (await one.http.get(RECEIPTS_PATH, headers=clients[0].buyer.bearer)).json()["receipts"]
+        listed = (await one.http.get(RECEIPTS_PATH, headers=buyer.bearer)).json()["receipts"]
         assert listed[1]["completion_tokens"] > 0, "what was served until it was cut"
         assert not one.provider.admission.stopping
         assert not two.provider.admission.stopping
