@@ -64,7 +64,7 @@ vllm: setup ## Install the vLLM that tests use (for CPUs, locked, 6 GB, in .engi
 	@.toolchain/uv/bin/uv venv -q --allow-existing --python .venv/bin/python .engines/vllm
 	@.toolchain/uv/bin/uv pip sync -q --require-hashes --compile-bytecode --python .engines/vllm/bin/python requirements/vllm.txt
 
-vllm-test: vllm compile ## Tests of the provider with a real vLLM (2 to 4 minutes)
+vllm-test: vllm compile ## Tests of the provider with a real vLLM (5 to 15 minutes)
 	@pytest -p no:ape_test tests/provider/vllm
 
 audit: setup ## Ask the public vulnerability service about every locked package (needs the internet)

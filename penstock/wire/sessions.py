@@ -453,12 +453,21 @@ PROMPT_OVERHEAD = 64
 """Tokens that a chat template adds at most to what the body's own framing stands for."""
 
 
-_MEDIA = (b'"data:', b'"input_audio"')
+IMAGE_TOKENS = 16_384
+"""An image at most, however few or many bytes it is: what the models that see take of the largest."""
+_IMAGE = b'"data:image'
+_LONG = (b'"data:video', b'"data:audio', b'"input_audio"')
 
 
 def prompt_bound(body: bytes, context_length: int) -> int:
-    """No prompt has more tokens than its request has bytes, or the context has tokens. Of images, sound and films only
-    the latter is true: an image of one colour is a hundred bytes, and to a model as many tokens as any of its size."""
-    if any(mark in body for mark in _MEDIA):
+    """No prompt has more tokens than its request has bytes, or the context has tokens. Images have their own bound,
+    since one of a single colour is a hundred bytes and as many tokens as any; sound and films have the context's."""
+    if any(mark in body for mark in _LONG):
         return context_length
-    return min(len(body) + PROMPT_OVERHEAD, context_length)
+    most, at = len(body) + PROMPT_OVERHEAD, body.find(_IMAGE)
+    while at >= 0:
+        end = body.find(b'"', at + 1)
+        end = end if end >= 0 else len(body)
+        most += IMAGE_TOKENS - (end - at)
+        at = body.find(_IMAGE, end)
+    return min(most, context_length)

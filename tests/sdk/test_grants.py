@@ -12,6 +12,7 @@ from penstock.types import Address, OfferId, Order, Permit, PermitKind, StreamId
 from penstock.wire.eip712 import Domain, recover, session_domain
 from penstock.wire.sessions import (
     CLOCK_SKEW,
+    IMAGE_TOKENS,
     MAX_GRANT_LIFE,
     PROMPT_OVERHEAD,
     Grant,
@@ -165,9 +166,22 @@ def test_unknown_permits_are_refused() -> None:
         PermitBody("none", "1", 1, "0x").value()
 
 
+_IMAGE_ALONE = b'"data:image'
+
+
 def test_a_prompt_has_no_more_tokens_than_bytes_but_an_image_may() -> None:
     assert prompt_bound(b'{"messages": []}', 8192) == 16 + PROMPT_OVERHEAD
     assert prompt_bound(b"x" * 9000, 8192) == 8192
-    for part in (b'{"url": "data:image/png;base64,AA=="}', b'{"type": "input_audio", "input_audio": {"data": "AA=="}}'):
-        assert prompt_bound(part, 8192) == 8192
+    for size in (4, 40_000):
+        image = b'{"url": "data:image/png;base64,%s"}' % (b"A" * size)
+        bound = prompt_bound(image, 100_000)
+        assert IMAGE_TOKENS < bound < IMAGE_TOKENS + 100
+        assert IMAGE_TOKENS < prompt_bound(image + image, 100_000) - bound < IMAGE_TOKENS + 100
+        assert prompt_bound(image, 8192) == 8192
+    for sound in (
+        b'{"url": "data:audio/wav;base64,AA=="}',
+        b'{"type": "input_audio", "input_audio": {"data": "AA=="}}',
+    ):
+        assert prompt_bound(sound, 100_000) == 100_000
+    assert prompt_bound(_IMAGE_ALONE, 100_000) < IMAGE_TOKENS + 100, "a body that is no JSON"
     assert prompt_bound(b'"What does data: mean?"', 8192) < 100
