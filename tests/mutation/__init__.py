@@ -4,7 +4,7 @@
         [--only streams-041] [--results FILE]
 
 Each mutant is the contract with one operator, constant, statement or pair of arguments changed in one of its
-sources; `by_hand.py` has those that somebody thought of. It is compiled by Vyper directly and put in the place of
+sources; `by_hand.txt` has those that somebody thought of. It is compiled by Vyper directly and put in the place of
 the contract's bytecode in the tests that cover it, unit tests first, which stop at the first failure: the mutant is
 killed. Mutants that do not compile, or compile to the same bytecode, do not count. What survives is either in
 `equivalent.txt`, with the reason why no test can tell it from the original, or shows a gap in the tests, and the run

@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"{target.name} has no source {min(unknown)}; it has {', '.join(target.sources)}")
     mutants = by_hand(sources) if options.hand else [m for source in sources for m in Finder(source).mutants()]
     if options.only:
+        if unknown := set(options.only) - {m.name for m in mutants}:
+            parser.error(f"{target.name} has no mutant {min(unknown)} here: see --list, and --hand for those by hand")
         mutants = [m for m in mutants if m.name in options.only]
     if options.limit is not None and options.limit < len(mutants):
         drawn = set(random.Random(options.seed).sample(range(len(mutants)), options.limit))

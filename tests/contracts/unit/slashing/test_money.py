@@ -7,6 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from eth_abi import encode
+from eth_utils import keccak
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -71,6 +73,24 @@ def test_the_highest_rate_and_the_longest_time_overflow_nothing(coins: Court, pr
     coins.market.create(provider, terms)
     proof = overbilled(coins, provider, 2**128 - 1, terms=terms, start=1)
     assert coins.prove(proof).log("FaultProven")["to_victim"] == MOST
+
+
+def test_what_a_session_was_given_is_counted_to_its_maximum_and_no_further(coins: Court, provider: Actor) -> None:
+    """No stake is so large: the word is written as if faults had given all but three units of what can be counted."""
+    evm, terms, address = coins.evm, coins.terms.but(rate=2**96 - 1), coins.slashing.address
+    coins.market.create(provider, terms)
+    first = overbilled(coins, provider, 2**128 - 1, terms=terms, start=1)
+    coins.prove(first)
+    session = unhex(first.accused.session_id)
+    name = keccak(encode(["address", "bytes32", "uint40"], [provider, session, 1]))
+    places = ["0x" + keccak(encode(["uint256", "bytes32"], [slot, name])).hex() for slot in range(8)]
+    words = {place: int(evm.rpc("eth_getStorageAt", address, place, "latest"), 16) for place in places}
+    ((place, word),) = ((place, word) for place, word in words.items() if word >> 128 == MOST)
+    evm.rpc("anvil_setStorageAt", address, place, f"0x{(2**128 - 4 << 128) | word % 2**128:064x}")
+    for seq, expected in ((1, 3), (2, 0)):
+        proof = overbilled(coins, provider, 2**128 - 1, terms=terms, start=1, seq=seq)
+        assert coins.prove(proof).log("FaultProven")["to_victim"] == expected
+        assert coins.slashing.compensated(provider, session, 1) == 2**128 - 1
 
 
 def test_all_faults_of_a_session_together_give_no_more_than_it_paid(court: Court, provider: Actor) -> None:
