@@ -224,6 +224,7 @@ async def test_streams_are_paid_out_once_by_whoever_has_them(pair: Pair) -> None
         one.node.advance(60)
         for rig in (one, two):
             await until(lambda rig=rig: len(rig.provider.projection.streams) == 3)
+            await until(lambda rig=rig: rig.provider.projection.now() >= rig.node.now)
         streams = [buyer.key.id for buyer in (*buyers, idle)]
 
         def owners() -> list[int]:

@@ -17,6 +17,11 @@ from tests.provider.rig import COINS, Buyer, Rig, fresh_account, on_both, runnin
 RICH = ("native:0.001",)
 
 
+def sees(rig: Rig, buyer: Buyer) -> bool:
+    """The provider has the stream, and the chain's time."""
+    return buyer.key.id in rig.provider.projection.streams and rig.provider.projection.now() >= rig.node.now
+
+
 @on_both
 async def test_earnings_go_to_the_payee_on_a_schedule(
     node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path, state: str
@@ -45,10 +50,9 @@ async def test_twice_pays_nothing_twice(rig: Rig) -> None:
     buyer = await rig.buyer()
     await buyer.open(3600)
     rig.node.advance(200)
-    projection = rig.provider.projection
-    await until(lambda: buyer.key.id in projection.streams and projection.now() >= rig.node.now)
+    await until(lambda: sees(rig, buyer))
     first = await rig.provider.payouts.run()
-    await until(lambda: projection.streams[buyer.key.id].state.last > buyer.start, what="the event")
+    await until(lambda: rig.provider.projection.streams[buyer.key.id].state.last > buyer.start, what="the event")
     second = await rig.provider.payouts.run()
     (state,) = await rig.chain.streams([buyer.key.id])
     assert state is not None
@@ -72,8 +76,7 @@ async def test_what_is_not_worth_its_gas_waits(
         buyer = await rig.buyer()
         await buyer.open(36_000)
         node.advance(1)
-        projection = rig.provider.projection
-        await until(lambda: buyer.key.id in projection.streams and projection.now() >= node.now)
+        await until(lambda: sees(rig, buyer))
         (first,) = await rig.provider.payouts.run()
         assert first.amount, "the gas price is not known before the first"
         needed = 1000 * 45_000 * 10**9

@@ -73,6 +73,9 @@ async function refresh() {
     const answer = await fetch(location.href, { headers: { accept: "text/html" } });
     if (!answer.ok) return;
     const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const [shown, made] = [document, fresh].map((page) => page.getElementById("block"));
+    // The feed tells only of blocks that come while it is open.
+    if (shown && made && Number(made.textContent) > Number(shown.textContent)) shown.textContent = made.textContent;
     for (const section of document.querySelectorAll("[data-live][id]")) {
       const next = fresh.getElementById(section.id);
       if (next && !section.contains(document.activeElement)) {

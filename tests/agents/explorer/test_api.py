@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import itertools
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -106,6 +109,21 @@ async def test_one_of_each(rig: Rig, http: httpx.AsyncClient) -> None:
     assert sum(int(h["flowed"]) for h in hours if h["token"] == NATIVE) == paid
     for path in ("/providers", "/offers", "/streams", "/channels"):
         assert (await http.get(f"{path}/0x{'00' * 32}")).status_code == 404
+
+
+@on_sqlite
+async def test_every_event_has_words_of_its_own(rig: Rig) -> None:
+    """Two contracts may have an event of one name."""
+    async with served(rig) as url, httpx.AsyncClient(base_url=url, timeout=PATIENCE) as http:
+        seen = {(e["contract"], e["name"]) for e in await every(http, "/api/v1/events")}
+        assert seen >= set(itertools.product(("AgentWallet", "Slashing"), ("Committed",)))
+        assert seen >= set(itertools.product(("AgentWallet", "Catalogue"), ("Released",)))
+        path: str | None = "/events"
+        while path:
+            page = await http.get(path)
+            assert page.status_code == 200, path
+            older = re.search(r'rel="next" href="([^"]+)"', page.text)
+            path = older and html.unescape(older[1])
 
 
 @on_sqlite
