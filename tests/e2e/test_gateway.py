@@ -25,8 +25,7 @@ from tests.served import QUESTION, Serving, providing, serving
 
 __all__ = ["clients"]
 
-LONG = {"model": "auto", "messages": QUESTION, "max_tokens": 15_000, "ignore_eos": True, "stream": True}
-"""It outlasts whatever a test does meanwhile."""
+LONG = {"model": "auto", "messages": QUESTION, "max_tokens": 900, "ignore_eos": True, "stream": True}
 
 
 @pytest.fixture(scope="module")
