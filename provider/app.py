@@ -102,7 +102,7 @@ class Provider:
             payee=seller.provider.payee,
             first_block=seller.first_block,
             confirmations=settings.confirmations,
-            poll_seconds=settings.poll_seconds,
+            poll_seconds=self._until_next_look,
             outage_seconds=settings.outage_seconds,
             head_stuck_seconds=settings.head_stuck_seconds,
             max_skew_seconds=settings.max_skew_seconds,
@@ -162,6 +162,13 @@ class Provider:
         )
         self.traces = traces
         self._tasks: list[asyncio.Task[None]] = []
+
+    def _until_next_look(self) -> float:
+        """At the chain: seconds."""
+        settings = self.settings
+        return (
+            min(settings.poll_seconds, settings.busy_poll_seconds) if self.admission.running else settings.poll_seconds
+        )
 
     async def start(self) -> None:
         """Know all that happened before, then follow the chain."""

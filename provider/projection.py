@@ -97,11 +97,12 @@ class Projection:
         payee: Address,
         first_block: int,
         confirmations: int,
-        poll_seconds: float,
+        poll_seconds: Callable[[], float],
         outage_seconds: float,
         head_stuck_seconds: float,
         max_skew_seconds: float = 0,
     ) -> None:
+        """`poll_seconds`: until the next look, asked after each."""
         self._chain, self._store, self._clock = chain, store, clock
         self._payee = payee
         self._first_block = first_block
@@ -202,7 +203,7 @@ class Projection:
                     log.warning("cannot follow the chain", error=str(error))
                 failing = True
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._poll_seconds):
+                async with asyncio.timeout(self._poll_seconds()):
                     await self._wake.wait()
             self._wake.clear()
 

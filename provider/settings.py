@@ -56,6 +56,8 @@ class Settings(BaseSettings):
     large_confirmations: int = Field(15, ge=0, le=1000)
     poll_seconds: float = Field(0.4, gt=0, le=60)
     """How often the chain's head is read."""
+    busy_poll_seconds: float = Field(0.15, gt=0, le=60)
+    """The same while answers run: how late a cancel may be seen."""
     outage_seconds: float = Field(15, gt=0)
     """After so long without an answer of the node no session is opened; open ones go on to their known end."""
     head_stuck_seconds: float = Field(0, ge=0)
