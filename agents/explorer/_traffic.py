@@ -463,11 +463,3 @@ class Traffic:
             for token in (NATIVE, self._dollar):
                 if held := await self._chain.vault_balance(token, me):
                     await self._chain.withdraw_vault(provider.account, token, held, to=me)
-
-
-async def play(chain: Web3Chain, rpc: JsonRpc, dollar: Address, **options: Any) -> Traffic:
-    """A small market, for tests: a quarter of an hour in a few seconds."""
-    traffic = Traffic(chain, rpc, dollar, seed=options.pop("seed", 1))
-    await traffic.prepare(consumers=4)
-    await traffic.run(900, **options)
-    return traffic

@@ -12,7 +12,7 @@ import pytest
 from agents.explorer._feed import Feed
 from agents.explorer._indexer import Indexer
 from agents.explorer._store import Store
-from agents.explorer._traffic import Traffic, play
+from agents.explorer._traffic import Traffic
 from penstock.chain._rpc import JsonRpc
 from penstock.chain.web3 import Web3Chain
 from penstock.deployments import Deployment
@@ -66,7 +66,11 @@ def eventful(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Pa
     async def history(node: Node) -> None:
         rpc = JsonRpc(node.url, timeout=10)
         async with await Web3Chain.connect(node.url, deployed.deployment) as chain:
-            await play(chain, rpc, deployed.deployment.tokens["TUSD"], sessions=25)
+            said: list[str] = []
+            traffic = Traffic(chain, rpc, deployed.deployment.tokens["TUSD"], seed=1, say=said.append)
+            await traffic.prepare(consumers=4)
+            await traffic.run(900, sessions=25)
+            assert not [line for line in said if line.startswith("refused: ")], said
         await rpc.close()
 
     with Node(load_state=deployed.state) as node:
