@@ -12,7 +12,6 @@ import itertools
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
