@@ -166,6 +166,7 @@ async def test_metrics_tell_what_happened_and_the_engines_own(rig: Rig, buyer: B
     other = await (await rig.buyer()).arrive()
     rig.node.advance(5)
     await until(lambda: rig.provider.projection.now() >= other.start + 5)
+    await until(lambda: rig.provider.projection.block == rig.node.height)
     engines = rig.provider.engines.engines
     async with serving("127.0.0.1", 0, rig.provider.metrics, engines) as port, httpx.AsyncClient() as http:
         text = (await http.get(f"http://127.0.0.1:{port}/metrics")).text
