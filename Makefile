@@ -42,7 +42,7 @@ lint: setup ## Style, types, direction of imports
 	@ruff check . && ruff format --check . && mypy && lint-imports
 
 unit: compile ## Tests of the SDK, the provider and the agents
-	@pytest -p no:ape_test --timeout 600 tests/test_docs.py tests/sdk tests/provider tests/agents tests/e2e
+	@pytest -p no:ape_test --timeout 600 tests/test_docs*.py tests/sdk tests/provider tests/agents tests/e2e
 
 contracts: compile ## Tests of the contracts
 	@ape test tests/contracts
