@@ -124,6 +124,8 @@ class Projection:
         self._wake = asyncio.Event()
         self._advanced = asyncio.Event()
         self._listeners: list[Callable[[set[StreamId]], None]] = []
+        self._untold: set[StreamId] = set()
+        """What has changed since they were told: also by a round that the node did not let come to its end."""
 
     # --- what it tells ---
 
@@ -211,8 +213,9 @@ class Projection:
         """Read all blocks up to the head, less the confirmations. ChainError where the node does not let us."""
         async with self._lock:
             head = await self._chain.head()
-            changed = await self._rewind(head)
-            jumped = self._measure(head)
+            self._untold |= await self._rewind(head)
+            if self._measure(head):
+                self._untold |= self.streams.keys() | self.channels.keys()
             target = head.number - self._confirmations
             while self.block < target:
                 last = min(self.block + _SPAN, target)
@@ -221,17 +224,15 @@ class Projection:
                     break
                 events, block_hash = found
                 await self._store.append_events(events, last, block_hash)
-                changed |= self._apply(events)
+                self._untold |= self._apply(events)
                 self._tip = (last, block_hash)
             self._answered_at = time.monotonic()
         advanced, self._advanced = self._advanced, asyncio.Event()
         advanced.set()
-        if changed or jumped:
-            self._tell(set(self.streams) | set(self.channels) | changed if jumped else changed)
-
-    def _tell(self, changed: set[StreamId]) -> None:
-        for listener in self._listeners:
-            listener(changed)
+        if self._untold:
+            changed, self._untold = self._untold, set()
+            for listener in self._listeners:
+                listener(changed)
 
     async def _read(self, first: int, last: int, head: Block) -> tuple[list[ChainEvent], str] | None:
         """Events of these blocks and the last one's hash; None where the chain changed in between."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from agents._context import Context
 from agents._output import talk
@@ -44,6 +45,16 @@ class _Server(uvicorn.Server):
         yield
 
 
+def _ending(app: ASGIApp) -> ASGIApp:
+    """The same; what the end of the process cuts short breaks off without a word, for nothing has failed."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await app(scope, receive, send)
+
+    return answer
+
+
 async def serve(context: Context, options: dict[str, Any], local_options: dict[str, Any]) -> None:
     """Until a signal comes. Then answers under way get some seconds, and every stream and channel is closed."""
     settings = context.settings.section("serve", ServeSettings, options)
@@ -66,7 +77,7 @@ async def _serve(context: Context, settings: ServeSettings, listener: socket.soc
         origins=settings.allow_origin,
     )
     config = uvicorn.Config(
-        app,
+        _ending(app),
         lifespan="off",
         log_config=None,
         access_log=False,

@@ -25,7 +25,7 @@ from tests.skills import needs_sandbox
     ],
 )
 def test_it_runs_to_its_end_and_the_sums_are_right(demo: str, said: list[str]) -> None:
-    with Node(block_time=0.25) as node:
+    with Node(block_time=1) as node:
         done = ape("run", demo, "--network", "bsc:local:foundry", node=node)
     assert done.returncode == 0, done.stdout + done.stderr
     for words in said:
