@@ -13,6 +13,7 @@ import typer
 
 from penstock.errors import PenstockError
 from provider import operations, tokens
+from provider.options import CHAIN, AccountName, Config, DeploymentFile, Json, Network, RpcUrl
 from provider.skills.commands import skills
 
 if TYPE_CHECKING:
@@ -30,19 +31,7 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_CHAIN, _PLACE, _GOODS, _ENGINE = "The chain", "Where it is served", "What is sold", "The engine"
-
-Config = Annotated[
-    Path | None, typer.Option(help="TOML file with any of the settings.", envvar="PENSTOCK_PROVIDER_CONFIG")
-]
-Network = Annotated[str | None, typer.Option(help="local, bsc-testnet or bsc.", rich_help_panel=_CHAIN)]
-RpcUrl = Annotated[str | None, typer.Option(help="JSON-RPC endpoint.", rich_help_panel=_CHAIN)]
-DeploymentFile = Annotated[str | None, typer.Option("--deployment", help="Deployment file.", rich_help_panel=_CHAIN)]
-AccountName = Annotated[
-    str | None, typer.Option("--account", help="test:N, keystore file or alias, or env.", rich_help_panel=_CHAIN)
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON value a line on stdout.")]
-
+_PLACE, _GOODS, _ENGINE = "Where it is served", "What is sold", "The engine"
 
 operations.add_to(cli)
 for command in (tokens.sessions, tokens.revoke, skills):
@@ -72,13 +61,13 @@ def start(
     account: AccountName = None,
     signer: Annotated[
         str | None,
-        typer.Option(help="Whose key signs receipts, if not the account's; named like it.", rich_help_panel=_CHAIN),
+        typer.Option(help="Whose key signs receipts, if not the account's; named like it.", rich_help_panel=CHAIN),
     ] = None,
     payee: Annotated[
-        str | None, typer.Option(help="Whom streams pay; decided at registration.", rich_help_panel=_CHAIN)
+        str | None, typer.Option(help="Whom streams pay; decided at registration.", rich_help_panel=CHAIN)
     ] = None,
     confirmations: Annotated[
-        int | None, typer.Option(help="Blocks on top of an event before it counts.", rich_help_panel=_CHAIN)
+        int | None, typer.Option(help="Blocks on top of an event before it counts.", rich_help_panel=CHAIN)
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", rich_help_panel=_PLACE)] = None,
     port: Annotated[int | None, typer.Option(help="0: any free one.", rich_help_panel=_PLACE)] = None,

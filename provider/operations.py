@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from penstock.errors import ConfigError, PenstockError
+from provider.options import AccountName, Config, DeploymentFile, Json, Network, RpcUrl
 
 if TYPE_CHECKING:
     from provider.checks import Finding
@@ -30,16 +31,12 @@ class NotReady(PenstockError):
     exit_code = 1
 
 
-Config = Annotated[Path | None, typer.Option(help="TOML file with the settings.", envvar="PENSTOCK_PROVIDER_CONFIG")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON value a line on stdout.")]
-
-
 def init(
     config: Config = None,
-    network: Annotated[str | None, typer.Option(help="local, bsc-testnet or bsc.")] = None,
-    rpc_url: Annotated[str | None, typer.Option(help="JSON-RPC endpoints, with commas between.")] = None,
-    deployment: Annotated[str | None, typer.Option(help="Deployment file.")] = None,
-    account: Annotated[str | None, typer.Option(help="test:N, keystore file or alias, or env.")] = None,
+    network: Network = None,
+    rpc_url: RpcUrl = None,
+    deployment: DeploymentFile = None,
+    account: AccountName = None,
     payee: Annotated[str | None, typer.Option(help="Address that is paid; the account itself if not given.")] = None,
     model: Annotated[str | None, typer.Option(help="The model's name on the market.")] = None,
     price: Annotated[
@@ -100,10 +97,10 @@ _QUESTIONS = (
 
 def doctor(
     config: Config = None,
-    network: Annotated[str | None, typer.Option(help="local, bsc-testnet or bsc.")] = None,
-    rpc_url: Annotated[str | None, typer.Option(help="JSON-RPC endpoints, with commas between.")] = None,
-    deployment: Annotated[str | None, typer.Option(help="Deployment file.")] = None,
-    account: Annotated[str | None, typer.Option(help="test:N, keystore file or alias, or env.")] = None,
+    network: Network = None,
+    rpc_url: RpcUrl = None,
+    deployment: DeploymentFile = None,
+    account: AccountName = None,
     json: Json = False,
 ) -> None:
     """Check the machine, the chain, the account's standing and the endpoint. Exit status 1 where something fails."""
@@ -115,10 +112,10 @@ def doctor(
 
 def drain(
     config: Config = None,
-    network: Annotated[str | None, typer.Option(help="local, bsc-testnet or bsc.")] = None,
-    rpc_url: Annotated[str | None, typer.Option(help="JSON-RPC endpoints, with commas between.")] = None,
-    deployment: Annotated[str | None, typer.Option(help="Deployment file.")] = None,
-    account: Annotated[str | None, typer.Option(help="test:N, keystore file or alias, or env.")] = None,
+    network: Network = None,
+    rpc_url: RpcUrl = None,
+    deployment: DeploymentFile = None,
+    account: AccountName = None,
     off: Annotated[bool, typer.Option("--off", help="Sell again.")] = False,
     timeout: Annotated[float, typer.Option(help="Seconds to wait for the last session; 0: not at all.")] = 3600,
     json: Json = False,

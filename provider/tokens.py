@@ -13,16 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from penstock.errors import NotFound
+from provider.options import AccountName, Config, DeploymentFile, Json, Network, RpcUrl
 
 if TYPE_CHECKING:
     from provider.store import KeptSession
-
-Config = Annotated[Path | None, typer.Option(help="TOML file with the settings.", envvar="PENSTOCK_PROVIDER_CONFIG")]
-Network = Annotated[str | None, typer.Option(help="local, bsc-testnet or bsc.")]
-RpcUrl = Annotated[str | None, typer.Option(help="JSON-RPC endpoint.")]
-DeploymentFile = Annotated[str | None, typer.Option("--deployment", help="Deployment file.")]
-AccountName = Annotated[str | None, typer.Option("--account", help="test:N, keystore file or alias, or env.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON value a line on stdout.")]
 
 
 def sessions(

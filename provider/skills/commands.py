@@ -11,13 +11,14 @@ import typer
 
 from penstock.types import Service
 from provider.market import Say
+from provider.options import DeploymentFile, Json, Network, RpcUrl
 from provider.settings import Settings
 
 
 def skills(
-    network: Annotated[str | None, typer.Option(help="local, bsc-testnet or bsc.")] = None,
-    rpc_url: Annotated[str | None, typer.Option(help="JSON-RPC endpoint.")] = None,
-    deployment: Annotated[str | None, typer.Option(help="Deployment file.")] = None,
+    network: Network = None,
+    rpc_url: RpcUrl = None,
+    deployment: DeploymentFile = None,
     account: Annotated[
         str | None, typer.Option(help="test:N, keystore file or alias, or env: the publisher's.")
     ] = None,
@@ -34,7 +35,7 @@ def skills(
         bool | None, typer.Option("--skill-private-backends", help="Backends and parts may be on a private network.")
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON value a line on stdout.")] = False,
+    json: Json = False,
 ) -> None:
     """Serve the skills that you published, to who holds a licence."""
     given = {name: value for name, value in locals().items() if name not in ("product", "json")}
