@@ -24,16 +24,16 @@ setup: ## Install the tool chain (locked, inside this folder)
 compile: .build/compiled ## Compile the contracts
 
 demo: compile ## Run the market end to end on a local chain: make demo PROMPT="..."
-	@python scripts/_demo_local.py demo -- --prompt "$(PROMPT)"
+	@python -m scripts._demo_local demo -- --prompt "$(PROMPT)"
 
 slash-demo: compile ## Show each way to cheat, caught and slashed, on a local chain
-	@python scripts/_demo_local.py slash_demo
+	@python -m scripts._demo_local slash_demo
 
 skill-demo: compile ## Show skills published, licensed, combined and run, and each way to cheat refused
-	@python scripts/_demo_local.py skill_demo
+	@python -m scripts._demo_local skill_demo
 
 explore: setup ## Open the explorer on the chain of the last demonstration
-	@python scripts/_demo_local.py explore
+	@python -m scripts._demo_local explore
 
 node: setup ## Run a local chain in this terminal (chain id 31337, one block a second)
 	@anvil --chain-id 31337 --block-time 1 --base-fee 0 --gas-price 50000000 --order fifo

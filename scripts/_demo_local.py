@@ -4,13 +4,10 @@ explorer on.
 """
 
 import argparse
-import contextlib
 import gzip
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,18 +15,12 @@ import time
 import urllib.request
 from pathlib import Path
 
+from scripts._ports import free_port
+
 ROOT = Path(__file__).resolve().parent.parent
 STATE, DEPLOYMENT = ROOT / ".build" / "demo" / "state.json", ROOT / ".build" / "demo" / "31337.json"
 """Where the last demonstration left its chain, and its contracts' addresses."""
 GAS_PRICE = 50_000_000  # wei: what BSC asks
-
-
-def free_port() -> int:
-    """One below those that the kernel gives to connections: nothing takes it until it is used."""
-    while True:
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", random.SystemRandom().randrange(10_000, 32_000)))
-            return int(probe.getsockname()[1])
 
 
 def wait_for(url: str, node: subprocess.Popen[bytes], seconds: float = 20) -> None:

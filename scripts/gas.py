@@ -19,8 +19,8 @@ from penstock.keys import load_account
 # Other packages install folders named `benchmarks` and `tests`: ours come first.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import gas
+from scripts._ports import free_port
 from tests.fastchain import Chain, Contract
-from tests.harness import free_port
 
 
 class OwnNodeCommand(ConnectedProviderCommand):

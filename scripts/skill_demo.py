@@ -41,8 +41,8 @@ from penstock.wire.tickets import sign_ticket
 
 # Ape runs a script without its package.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from scripts._demo_local import free_port
 from scripts._demo_skills import ATTACKS, EVIL, LyingGateway, write_report, write_skills
+from scripts._ports import free_port
 from scripts._stage import Stage, ready, say
 
 ADA, BEN, CLEO = 1, 2, 3

@@ -38,8 +38,8 @@ from penstock.wire.receipts import SignedReceipt, pack_ids, slashing_domain
 
 # Ape runs a script without its package.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from scripts._demo_local import free_port
 from scripts._dishonest import Cheat, Lie, cheating
+from scripts._ports import free_port
 from scripts._stage import Stage, ready, say
 
 MAX_TTFT_MS = 5_000

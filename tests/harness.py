@@ -13,10 +13,8 @@ import contextlib
 import gzip
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -32,6 +30,7 @@ from eth_utils.crypto import keccak
 from penstock.keys import well_known_account
 from penstock.networks import LOCAL_CHAIN_ID
 from penstock.types import Address, hex32
+from scripts._ports import free_port
 
 GAS_PRICE = 10**9
 """Wei; what BSC asks, or more."""
@@ -46,15 +45,6 @@ Found = TypeVar("Found")
 
 class NodeError(Exception):
     """anvil said no."""
-
-
-def free_port() -> int:
-    """A port that is free, and that no connection is given by chance: it is below those that the kernel hands out, so
-    that a process may listen on it later, or again."""
-    while True:
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", random.SystemRandom().randrange(10_000, 32_000)))
-            return int(probe.getsockname()[1])
 
 
 def wait_until(look: Callable[[], Found], seconds: float = PATIENCE, what: str = "the condition") -> Found:

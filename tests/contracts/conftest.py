@@ -16,9 +16,9 @@ from typing import Any
 import ape
 import pytest
 
+from scripts._ports import free_port
 from tests.contracts.harness import COIN, Actor, Money
 from tests.fastchain import Chain, Contract
-from tests.harness import free_port
 
 # Before Ape connects, in each worker. It would try a random port, once, and anvil cannot have one that a finished
 # connection still holds: after the other suites there are thousands of those.

@@ -21,9 +21,10 @@ from mcp import Client, StdioServerParameters, stdio_client
 
 from penstock.chain.web3 import Web3Chain
 from penstock.keys import LocalAccount
+from scripts._ports import free_port
 from tests.deployed import ROOT
 from tests.gateways import dies_in_mid_answer, selling
-from tests.harness import PATIENCE, free_port
+from tests.harness import PATIENCE
 from tests.market import COIN, MODEL, Done, Market, finish
 from tests.served import providing, serving
 

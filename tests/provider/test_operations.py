@@ -15,8 +15,9 @@ from penstock.chain.web3 import Web3Chain
 from provider import checks
 from provider.checks import Level
 from provider.settings import Settings
+from scripts._ports import free_port
 from tests.deployed import Deployed
-from tests.harness import Node, free_port
+from tests.harness import Node
 from tests.provider.rig import fresh_account, until
 from tests.provider.test_process import Stage, new_buyer
 

@@ -29,8 +29,9 @@ from penstock.keys import LocalAccount
 from penstock.types import Address
 from penstock.wire.sessions import SESSIONS_PATH
 from provider import cli
+from scripts._ports import free_port
 from tests.deployed import Deployed
-from tests.harness import PATIENCE, Node, free_port, wait_until
+from tests.harness import PATIENCE, Node, wait_until
 from tests.provider.rig import COINS, LONG, MODEL, Buyer, fresh_account, stretched
 
 

@@ -37,8 +37,9 @@ from penstock.wire.receipts import (
 from penstock.wire.sessions import WELL_KNOWN_PATH
 from provider.engines.upstream import UpstreamEngine
 from provider.receipts import ReceiptClock
+from scripts._ports import free_port
 from tests.deployed import ROOT, Deployed
-from tests.harness import Node, free_port
+from tests.harness import Node
 from tests.provider import killed
 from tests.provider.rig import (
     MODEL,

@@ -18,8 +18,9 @@ from sqlalchemy.exc import OperationalError
 from penstock.chain.web3 import Web3Chain
 from penstock.wire.receipts import RECEIPT_HEADER, RECEIPTS_PATH, SignedReceipt
 from provider.service import state_place
+from scripts._ports import free_port
 from tests.deployed import Deployed
-from tests.harness import Node, free_port
+from tests.harness import Node
 from tests.provider.rig import Buyer, Rig, fresh_account, on_both, until
 from tests.provider.test_process import Stage, new_buyer
 

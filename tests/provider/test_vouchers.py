@@ -27,8 +27,9 @@ from penstock.wire.sessions import (
     VoucherRequest,
 )
 from provider.engines.upstream import UpstreamEngine
+from scripts._ports import free_port
 from tests.deployed import Deployed
-from tests.harness import Node, free_port
+from tests.harness import Node
 from tests.provider.rig import COINS, MODEL, PROMPT, Buyer, EngineProcess, Rig, fresh_account, on_both, running, until
 from tests.provider.test_process import Stage, new_buyer
 

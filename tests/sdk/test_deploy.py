@@ -16,8 +16,9 @@ from penstock.chain._codec import interface
 from penstock.chain.web3 import Web3Chain
 from penstock.keys import well_known_account
 from penstock.types import ZERO_ADDRESS
+from scripts._ports import free_port
 from tests.deployed import ROOT, Deployed, ape
-from tests.harness import Node, free_port
+from tests.harness import Node
 
 LOCAL = ("--network", "bsc:local:foundry")
 GUARDIAN = well_known_account(0).address

@@ -18,8 +18,9 @@ from penstock.chain.web3 import Web3Chain, _node, _sending
 from penstock.errors import ChainError, NoContract, NodeUnavailable, Reverted, WrongChain
 from penstock.keys import new_session_key
 from penstock.types import NATIVE, Deposited, Service, Terms
+from scripts._ports import free_port
 from tests.deployed import Deployed
-from tests.harness import Node, free_port, wait_until
+from tests.harness import Node, wait_until
 
 COIN = 10**18
 Answer = Callable[[Any, Callable[[Any], Awaitable[Any]]], Awaitable[web.StreamResponse]]

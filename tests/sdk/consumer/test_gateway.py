@@ -15,7 +15,8 @@ from aiohttp import web
 from penstock.consumer.gateway import MAX_BODY, Delta, Gateway, Usage, Waits
 from penstock.errors import AnswerCut, GatewayGarbage, GatewayRefused, GatewayUnreachable, PaymentRequired
 from penstock.wire.completions import CHAT
-from tests.harness import PATIENCE, free_port
+from scripts._ports import free_port
+from tests.harness import PATIENCE
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 DEFAULT, QUICK = Waits(), Waits(greeting=0.3, stall=0.3)
