@@ -36,26 +36,30 @@ class ClientLeft(Exception):
     """Before it had said all."""
 
 
-GONE = "penstock.gone"
-"""Where a scope has its connection's `Gone`."""
+CLIENT = "penstock.client"
+"""Where a scope has its `Client`."""
 
 
-class Gone:
-    """Tells whoever answers, if anybody, that the client has hung up. `receive` tells it, too, to a task that waits for
-    nothing else: that took a tenth of all that an answer cost."""
+class Client:
+    """The other end of a request's connection, of which ASGI tells less, or by a task that waits for nothing else: that
+    took a tenth of all that an answer cost."""
 
-    def __init__(self) -> None:
-        self._happened = False
+    def __init__(self, drop: Callable[[], None]) -> None:
+        self.drop = drop
+        """Hang up at once, whatever it has not read."""
+        self.said_all = False
+        """Whether its request is here, with the body."""
+        self._left = False
         self._tell: Callable[[], None] | None = None
 
-    def listen(self, tell: Callable[[], None] | None) -> None:
-        """One at a time."""
+    def when_left(self, tell: Callable[[], None] | None) -> None:
+        """Whom to tell that it has hung up: one at a time, or nobody."""
         self._tell = tell
-        if self._happened and tell is not None:
+        if self._left and tell is not None:
             tell()
 
-    def happen(self) -> None:
-        self._happened = True
+    def left(self) -> None:
+        self._left = True
         if self._tell is not None:
             self._tell()
 
@@ -70,6 +74,9 @@ def header(scope: Scope, name: bytes) -> bytes | None:
 
 async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     """ApiError 413 at the first byte that tells that it is longer than `limit` bytes, 408 where it does not come."""
+    client: Client = scope[CLIENT]
+    if client.said_all:
+        return await _read_body(scope, receive, limit)
     try:
         async with asyncio.timeout(BODY_SECONDS):
             return await _read_body(scope, receive, limit)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import itertools
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
@@ -24,13 +23,13 @@ from sqlalchemy.exc import OperationalError
 
 from penstock.types import Terms
 from penstock.wire.completions import CHAT, EMBEDDINGS, MAX_VECTORS, NO_EMBEDDINGS, TEXT
-from penstock.wire.receipts import ACCEPT_HEADER, RECEIPT_HEADER, SignedReceipt
+from penstock.wire.receipts import ACCEPT_HEADER, RECEIPT_HEADER, Receipt, SignedReceipt
 from penstock.wire.responses import RESPONSES
 from penstock.wire.sessions import OWED_HEADER, prompt_bound
 from provider import plain
 from provider.accounts import VOUCHER_NEEDED, Accounts, Bill
 from provider.admission import REVOKED, Admission, Refusal, Run
-from provider.asgi import GONE, ClientLeft, Gone, Receive, Scope, Send, header, read_body, send_error, send_json
+from provider.asgi import CLIENT, Client, ClientLeft, Receive, Scope, Send, header, read_body, send_error, send_json
 from provider.completions import Counted, Prepared, TokenIds, has_words, prepare, prepare_embedding
 from provider.engines import Dialect, Engine, Fleet
 from provider.engines.http import Answer, BrokeOff, Connections, Unreachable
@@ -60,10 +59,6 @@ _CLIENTS_FAULT = (400, 413, 415, 422)
 
 _STUCK_SECONDS = 5.0
 """How long a client that does not read may hold an answer that was stopped."""
-
-_PROCESS = secrets.token_hex(8)
-_NUMBERS = itertools.count()
-"""What names requests: no two of a process, nor of two processes, alike. Fresh randomness for each took 10 µs."""
 
 LEFT = "client_left"
 SILENT = "engine_silent"
@@ -170,41 +165,35 @@ class Gateway:
         job = self._receipts.begin(session, raw)
         exchange = _Exchange(run, terms, engine, self._clock, bill, job, prepared)
         engine.running += 1
-        gone: Gone = scope[GONE]
-        gone.listen(lambda: exchange.stop(LEFT))
+        client: Client = scope[CLIENT]
+        client.when_left(lambda: exchange.stop(LEFT))
         run.on_cut(lambda: exchange.stop(_refusal_code(run)))
         loop = asyncio.get_running_loop()
         timers = [loop.call_later(self._settings.answer_seconds, exchange.stop, LONG)]
+        exchange.when_stopped(lambda: timers.append(loop.call_later(_STUCK_SECONDS, _drop, client, session)))
         if terms.max_ttft_ms:
             timers.append(loop.call_later((terms.max_ttft_ms + 1) / 1000, exchange.stop_unless_begun))
         outcome = "failed"
         try:
             if self._receipts.store.shared:
                 await self._agree(job)
-            async with asyncio.timeout(None) as guard:
-                exchange.on_stop_at_last(lambda: guard.reschedule(loop.time() + _STUCK_SECONDS))
-                exchange.silence.begin(self._settings.engine_answer_seconds)
-                await self._open(exchange, prepared.payload)
-                if path == EMBEDDINGS:
-                    await self._vectors(exchange, send)
-                elif prepared.streams:
-                    await self._stream(exchange, send)
-                else:
-                    await self._whole(exchange, send)
+            exchange.silence.begin(self._settings.engine_answer_seconds)
+            await self._open(exchange, prepared.payload)
+            if path == EMBEDDINGS:
+                await self._vectors(exchange, send)
+            elif prepared.streams:
+                await self._stream(exchange, send)
+            else:
+                await self._whole(exchange, send)
             outcome = exchange.why or "done"
-        except TimeoutError:
-            if not guard.expired():
-                raise
-            outcome = exchange.why or "done"
-            log.info("a client does not read: its answer was dropped", session=session.id, why=outcome)
         except ApiError as error:
             outcome = error.code
             await self._conclude(exchange, outcome)
             error.headers.update(await exchange.headers())
             raise
         finally:
-            exchange.on_stop_at_last(None)
-            gone.listen(None)
+            exchange.when_stopped(None)
+            client.when_left(None)
             for timer in timers:
                 timer.cancel()
             try:
@@ -239,11 +228,11 @@ class Gateway:
             usage = exchange.usage(self._clock(), outcome)
             self._metrics.answered(usage, exchange.model)
             self._traces.served(usage, exchange.model, exchange.run.session.offer_id)
-            exchange.concluding = asyncio.ensure_future(exchange.conclude(usage))
-        if exchange.concluding.done():
-            exchange.concluding.result()
-        else:
+            exchange.concluding = exchange.conclude(usage)
+        if not exchange.concluding.done():
             await asyncio.shield(exchange.concluding)
+        if exchange.receipt is None:
+            exchange.receipt = self._receipts.sign(exchange.concluding.result())
 
     # --- the engine's side ---
 
@@ -441,7 +430,7 @@ class _Exchange:
         """Whether the engine has said anything."""
         self.first_at: float | None = None
         self.receipt: SignedReceipt | None = None
-        self.concluding: asyncio.Future[None] | None = None
+        self.concluding: asyncio.Future[Receipt] | None = None
         self._clock, self.started_at = clock, clock()
         self._bound = terms.max_ttft_ms
         self._prepared = prepared
@@ -451,7 +440,7 @@ class _Exchange:
         """Events that have not been passed on: nothing is before the first token."""
         self.silence = _Silence(lambda: self.stop(SILENT))
         """Of the engine."""
-        self._stop_at_last: Callable[[], Any] | None = None
+        self._tell: Callable[[], None] | None = None
         self._renames = []
         engine_model = engine.models[self.model]
         if engine_model != self.model:
@@ -464,17 +453,18 @@ class _Exchange:
         if self.why is not None:
             answer.close()
 
-    def on_stop_at_last(self, stop: Callable[[], Any] | None) -> None:
-        """What ends it in any case, a while after it was stopped."""
-        self._stop_at_last = stop
+    def when_stopped(self, tell: Callable[[], None] | None) -> None:
+        """Whom to tell, once, or nobody."""
+        self._tell = tell
 
     def stop(self, why: str) -> None:
         if self.why is None and self.concluding is None:
             self.why = why
             if self.answer is not None:
                 self.answer.close()
-        if self._stop_at_last is not None:
-            self._stop_at_last()
+        if self._tell is not None:
+            tell, self._tell = self._tell, None
+            tell()
 
     def stop_unless_begun(self) -> None:
         """The offer's time for the first token is over."""
@@ -495,10 +485,10 @@ class _Exchange:
             raise self.error()
         self.first_at = self._clock()
 
-    async def conclude(self, usage: Usage) -> None:
+    def conclude(self, usage: Usage) -> asyncio.Future[Receipt]:
         first_at = self.job.first_token_at if self.first_at is not None else 0
         answered = Answered.of(usage.prompt_tokens, usage.completion_tokens, first_at, self._ids.choices)
-        self.receipt = await self.job.finish(answered, usage)
+        return self.job.finish(answered, usage)
 
     async def headers(self) -> dict[str, str]:
         """The accept, and once there is one the receipt."""
@@ -710,7 +700,7 @@ class _Exchange:
         if self.bill is not None:
             counted = Counted(self.bill.prompt_tokens, self.bill.completion_tokens, counted.exact)
         return Usage(
-            id=f"req_{_PROCESS}{next(_NUMBERS):08x}",
+            accepted_at=self.job.accept.accepted_at,
             session_id=self.run.session.id,
             started_at=self.started_at,
             first_token_at=self.first_at,
@@ -761,6 +751,12 @@ _SSE_HEADERS = [
 def _alike(one: Engine, other: Engine, model: str) -> bool:
     """Whether both take the same request for a model."""
     return (one.dialect, one.models[model]) == (other.dialect, other.models.get(model))
+
+
+def _drop(client: Client, session: Session) -> None:
+    """An answer has ended for a while, and its client does not read the rest: nothing else waits so long."""
+    log.info("a client does not read: its answer was dropped", session=session.id)
+    client.drop()
 
 
 def _refusal_code(run: Run) -> str:

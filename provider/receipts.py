@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import structlog
@@ -180,12 +180,21 @@ class Job:
         self.first_token_at = self.accept.accepted_at + passed
         return passed
 
-    async def finish(self, answered: Answered, usage: Usage | None) -> SignedReceipt:
-        """Once, before the slot is given back: the receipt, on the disk with the usage, then signed."""
+    def finish(self, answered: Answered, usage: Usage) -> asyncio.Future[Receipt]:
+        """Once, before the slot is given back: the receipt, on the disk with the usage. It may be signed then, and is
+        on its way there whether or not it is waited for."""
+        if self._kept.done() and not self._kept.cancelled() and self._kept.exception() is None:
+            return self._finish(answered, usage)
+        return asyncio.ensure_future(self._finish_once_written(answered, usage))
+
+    async def _finish_once_written(self, answered: Answered, usage: Usage) -> Receipt:
         await self.written()
+        return await self._finish(answered, usage)
+
+    def _finish(self, answered: Answered, usage: Usage) -> asyncio.Future[Receipt]:
         # Nothing is waited for between this moment and the place in the session that goes with it.
         finished_at = self._receipts.clock.now(self.first_token_at)
-        return await self._receipts.conclude(self.accept, answered, finished_at, self._terms, usage)
+        return self._receipts.conclude(self.accept, answered, finished_at, self._terms, usage)
 
 
 class Receipts:
@@ -197,7 +206,7 @@ class Receipts:
         self.store, self.signer, self.domain = store, signer, domain
         self._seller, self._wall = seller, wall
         self.clock = ReceiptClock(wall)
-        self._late: deque[tuple[Accept, Callable[[], Awaitable[Receipt]]]] = deque()
+        self._late: deque[tuple[Accept, Callable[[], asyncio.Future[Receipt]]]] = deque()
         """Receipts that are owed, or may be, and could not be written."""
         self._unwritten: dict[int, bytes] = {}
         """Signatures that are not on the disk, by the accept's time."""
@@ -221,35 +230,37 @@ class Receipts:
         self.clock.now(await self.store.last_moment())
         for accept in await self.store.unanswered(stream):
             offer = self._seller.offers.get(accept.offer_id)
-            await self.conclude(accept, Answered(), self.clock.now(), offer.terms if offer else None, None)
+            self.sign(await self.conclude(accept, Answered(), self.clock.now(), offer.terms if offer else None, None))
             log.info("an answer ended with the process: its receipt says so", session=accept.session_id)
 
     def begin(self, session: Session, body: bytes) -> Job:
         """The slot is taken: now."""
         return Job(self, session, body)
 
-    async def conclude(
+    def conclude(
         self, accept: Accept, answered: Answered, finished_at: int, terms: Terms | None, usage: Usage | None
-    ) -> SignedReceipt:
+    ) -> asyncio.Future[Receipt]:
         """OperationalError where it cannot be written now: that is tried again, and until then nothing is signed."""
 
-        async def write() -> Receipt:
-            return await self.store.add_receipt(
+        def write() -> asyncio.Future[Receipt]:
+            return self.store.add_receipt(
                 accept, lambda last: following(accept, answered, finished_at, last, terms), answered.token_ids, usage
             )
 
-        try:
-            return self._sign(await write())
-        except OperationalError:
-            self._late.append((accept, write))
-            raise
+        def look(done: asyncio.Future[Receipt]) -> None:
+            if not done.cancelled() and isinstance(done.exception(), OperationalError):
+                self._late.append((accept, write))
+
+        written = write()
+        written.add_done_callback(look)
+        return written
 
     def doubt(self, accept: Accept, terms: Terms) -> None:
         """It was refused because it could not be written, and may be on the disk nevertheless: then it has to have its
         receipt, for nothing."""
 
-        async def write() -> Receipt:
-            return await self.store.add_receipt(
+        def write() -> asyncio.Future[Receipt]:
+            return self.store.add_receipt(
                 accept, lambda last: following(accept, Answered(), self.clock.now(), last, terms), None, None
             )
 
@@ -263,7 +274,7 @@ class Receipts:
             accepted, receipt = await self.store.written(accept)
             if accepted:  # else there is nothing to answer for
                 try:
-                    self._sign(receipt or await write())
+                    self.sign(receipt or await write())
                 except NotOurs:
                     log.warning("another gateway has answered for a request meanwhile", session=accept.session_id)
             self._late.popleft()
@@ -291,9 +302,10 @@ class Receipts:
 
     def _signed(self, stored: Stored) -> SignedReceipt:
         signature = stored.signature or self._unwritten.get(stored.receipt.accepted_at)
-        return SignedReceipt(stored.receipt, signature) if signature else self._sign(stored.receipt)
+        return SignedReceipt(stored.receipt, signature) if signature else self.sign(stored.receipt)
 
-    def _sign(self, receipt: Receipt) -> SignedReceipt:
+    def sign(self, receipt: Receipt) -> SignedReceipt:
+        """One that is on the disk."""
         signed = receipt.sign(self.domain, self.signer)
         self._unwritten[receipt.accepted_at] = signed.signature
         return signed

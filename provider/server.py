@@ -12,7 +12,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from provider.asgi import GONE, Gone
+from provider.asgi import CLIENT, Client
 
 _LEAVE_SECONDS = 2
 """How long connections may linger after the answers have ended."""
@@ -27,21 +27,26 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._gone = Gone()
+        self._client = Client(transport.abort)
         self._wait()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope[GONE] = self._gone  # type: ignore[literal-required]
+        self._client.said_all = False
+        self.scope[CLIENT] = self._client  # type: ignore[literal-required]
         self._wait()
 
     def on_headers_complete(self) -> None:
         self._rest()
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        self._client.said_all = True
+        super().on_message_complete()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._rest()
-        self._gone.happen()
+        self._client.left()
         super().connection_lost(exc)
 
     def _wait(self) -> None:

@@ -102,7 +102,7 @@ class _Spans(Traces):
             "gen_ai.usage.output_tokens": usage.completion_tokens,
             "penstock.offer": offer,
             "penstock.session": usage.session_id,
-            "penstock.request": usage.id,
+            "penstock.accepted_at": usage.accepted_at,
             "penstock.outcome": usage.outcome,
         }
         if usage.first_token_at is not None:

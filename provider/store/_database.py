@@ -17,7 +17,7 @@ from penstock.errors import ConfigError
 from provider.places import connect_to, inserts, is_url, own, reason, show_place
 from provider.store._tables import META, METADATA
 
-SCHEMA = "2"
+SCHEMA = "3"
 DRAIN = "drain"
 """Of `write_control`: no new sessions, where it is not empty."""
 _LOCK = 0x50454E53

@@ -29,7 +29,7 @@ from penstock.types import Address, StreamId
 from penstock.wire.receipts import Accept, Receipt
 from provider.store._database import Database
 from provider.store._records import Last, Payout, SlotsTaken, Stored, Usage
-from provider.store._tables import META, PAYOUTS, RECEIPTS, SESSIONS, USAGE
+from provider.store._tables import META, PAYOUTS, RECEIPTS, SESSIONS
 
 _GATHER_SECONDS = 0.001
 """Between two transactions, where many want one: most of what one costs does not depend on how much is in it."""
@@ -122,7 +122,6 @@ class Receipts(Database):
     def _begin_batch(self, jobs: list[_Job]) -> _Batch:
         """Accepts before receipts, each kind in one statement: what a statement costs is shared by all of them."""
         accepts = [job for job in jobs if job.make is None]
-        usage = [{name: getattr(job.usage, name) for name in _USED} for job in jobs if job.usage is not None]
         lasts: dict[tuple[StreamId, int], Last] = {}
 
         def work(c: Connection) -> None:
@@ -138,11 +137,9 @@ class Receipts(Database):
                     last = lasts.get(session) or self._last.get(session) or _last_of(c, *session)
                     job.receipt = job.make(last)
                     lasts[session] = Last.after(last, job.receipt)
-                    rows.append(_row(job.receipt, lasts[session], job.token_ids))
+                    rows.append(_row(job.receipt, lasts[session], job.token_ids, job.usage))
             if rows and c.execute(_ADD_RECEIPT, rows).rowcount != len(rows):
                 raise RuntimeError("an accept is unknown, or has its receipt already")
-            if usage:
-                c.execute(_ADD_USAGE, usage)
 
         return _Batch(jobs, lasts, self._begin(work))
 
@@ -213,13 +210,12 @@ class Receipts(Database):
         row = await self._do(lambda c: _found(c, accept))
         return row is not None, _receipt_of(row) if row is not None and row.seq is not None else None
 
-    async def add_receipt(
+    def add_receipt(
         self, accept: Accept, make: Callable[[Last | None], Receipt], token_ids: bytes | None, usage: Usage | None
-    ) -> Receipt:
+    ) -> asyncio.Future[Receipt]:
         """The next receipt of the accept's session, made from the last one in the transaction that writes it, and
         once for each accept; `usage` with it."""
-        found: Receipt = await self._together(_Job(accept, make, token_ids, usage))
-        return found
+        return self._together(_Job(accept, make, token_ids, usage))
 
     async def keep_signatures(self, signatures: Mapping[int, bytes]) -> None:
         """By the accepts' times."""
@@ -248,26 +244,24 @@ class Receipts(Database):
 
     async def prune(self, before: int) -> None:
         """Drop what was finished before this moment (milliseconds) and nobody can ask for any more: the ids of answers,
-        and of sessions that are forgotten the receipts and the usage."""
+        and of sessions that are forgotten the receipts."""
         r = RECEIPTS.c
         old = r.finished_at < before
         known = select(SESSIONS.c.stream_id).where(
             (SESSIONS.c.stream_id == r.session_id) & (SESSIONS.c.start == r.start)
         )
-        ended = select(SESSIONS.c.id).where(SESSIONS.c.id == USAGE.c.session_id)
 
         def work(c: Connection) -> None:
             c.execute(update(RECEIPTS).where(old & r.token_ids.is_not(None)).values(token_ids=None))
             c.execute(delete(RECEIPTS).where(old & ~known.exists()))
-            c.execute(delete(USAGE).where((USAGE.c.finished_at < before / 1000) & ~ended.exists()))
 
         await self._do(work)
 
     # --- usage and payouts ---
 
     async def usage(self) -> list[Usage]:
-        query = select(USAGE).order_by(USAGE.c.started_at)
-        return [Usage(**row._mapping) for row in await self._do(lambda c: c.execute(query).all())]
+        query = select(RECEIPTS).where(RECEIPTS.c.outcome.is_not(None)).order_by(RECEIPTS.c.accepted_at)
+        return [_usage_of(row) for row in await self._do(lambda c: c.execute(query).all())]
 
     async def add_payout(self, payout: Payout) -> None:
         row = asdict(payout) | {"amount": str(payout.amount), "fee": str(payout.fee)}
@@ -282,14 +276,14 @@ class Receipts(Database):
 _SAID = [each.name for each in fields(Receipt) if each.name not in {each.name for each in fields(Accept)}]
 """What a receipt adds to its accept."""
 _ACCEPTED = [each.name for each in fields(Accept)]
+_BESIDE = ["prompt_sum", "completion_sum", "token_ids", "used_by", "exact", "outcome"]
+"""What is kept with it, and not said by it."""
 _ADD_ACCEPT = insert(RECEIPTS)
 _ADD_RECEIPT = (
     update(RECEIPTS)
     .where((RECEIPTS.c.accepted_at == bindparam("at")) & RECEIPTS.c.seq.is_(None))
-    .values({name: bindparam(name) for name in [*_SAID, "hash", "prompt_sum", "completion_sum", "token_ids"]})
+    .values({name: bindparam(name) for name in [*_SAID, "hash", *_BESIDE]})
 )
-_USED = [each.name for each in fields(Usage)]
-_ADD_USAGE = insert(USAGE)
 _LASTS_KEPT = 10_000
 
 
@@ -315,7 +309,21 @@ def _last_of(c: Connection, session: StreamId, start: int) -> Last | None:
     return Last(found[0], found[1], found[2], found[3], int(found[4])) if found else None
 
 
-def _row(receipt: Receipt, following: Last, token_ids: bytes | None) -> dict[str, Any]:
+def _usage_of(row: Row[Any]) -> Usage:
+    return Usage(
+        accepted_at=row.accepted_at,
+        session_id=row.used_by,
+        started_at=row.accepted_at / 1000,
+        first_token_at=row.first_token_at / 1000 if row.first_token_at else None,
+        finished_at=row.finished_at / 1000,
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        exact=row.exact,
+        outcome=row.outcome,
+    )
+
+
+def _row(receipt: Receipt, following: Last, token_ids: bytes | None, usage: Usage | None) -> dict[str, Any]:
     """What a receipt adds to its accept's row."""
     row = {name: getattr(receipt, name) for name in _SAID}
     return row | {
@@ -326,4 +334,7 @@ def _row(receipt: Receipt, following: Last, token_ids: bytes | None) -> dict[str
         "prompt_sum": following.prompt_tokens,
         "completion_sum": following.completion_tokens,
         "token_ids": token_ids,
+        "used_by": usage.session_id if usage else None,
+        "exact": usage.exact if usage else None,
+        "outcome": usage.outcome if usage else None,
     }

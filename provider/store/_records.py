@@ -65,7 +65,8 @@ class Closing:
 class Usage:
     """What one request used. Times are Unix seconds."""
 
-    id: str
+    accepted_at: int
+    """Of its accept, in milliseconds: no two are alike."""
     session_id: str
     started_at: float
     first_token_at: float | None

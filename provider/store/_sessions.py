@@ -12,7 +12,7 @@ from penstock.types import Address, OfferId, StreamId
 from provider.places import is_url
 from provider.store._database import Database, visiting
 from provider.store._records import Closing, KeptSession, Replayed, Session
-from provider.store._tables import CHANNEL_OPENS, CLOSINGS, NONCES, SESSIONS, USAGE, VOUCHERS
+from provider.store._tables import CHANNEL_OPENS, CLOSINGS, NONCES, RECEIPTS, SESSIONS, VOUCHERS
 
 
 class Sessions(Database):
@@ -118,10 +118,12 @@ class Sessions(Database):
     async def tokens_used(self, stream: StreamId | None = None) -> list[tuple[Session, int, int]]:
         """Of each session, or each of one stream, the prompt and completion tokens so far."""
         sessions = await self.sessions(stream)
-        query = select(USAGE.c.session_id, func.sum(USAGE.c.prompt_tokens), func.sum(USAGE.c.completion_tokens))
+        r = RECEIPTS.c
+        query = select(r.used_by, func.sum(r.prompt_tokens), func.sum(r.completion_tokens)).group_by(r.used_by)
+        query = query.where(r.seq.is_not(None), r.used_by.is_not(None))
         if stream is not None:
-            query = query.where(USAGE.c.session_id.in_([session.id for session in sessions]))
-        rows = await self._do(lambda c: c.execute(query.group_by(USAGE.c.session_id)).all())
+            query = query.where(r.session_id == stream)
+        rows = await self._do(lambda c: c.execute(query).all())
         used = {row[0]: (int(row[1]), int(row[2])) for row in rows}
         return [(session, *used[session.id]) for session in sessions if session.id in used]
 
@@ -192,18 +194,22 @@ def vouchers_kept(place: str) -> dict[StreamId, tuple[int, bytes]]:
 
 def sessions_kept(place: str) -> list[KeptSession]:
     """All that are on record, the latest first."""
-    s, used = SESSIONS.c, USAGE.c
-    tokens = (func.coalesce(func.sum(each), 0) for each in (used.prompt_tokens, used.completion_tokens))
+    s, r = SESSIONS.c, RECEIPTS.c
+    tokens = (func.coalesce(func.sum(each), 0) for each in (r.prompt_tokens, r.completion_tokens))
+    its = (r.session_id == s.stream_id) & (r.start == s.start) & r.seq.is_not(None) & (r.used_by == s.id)
     query = (
         select(s.id, s.stream_id, s.start, s.offer_id, s.created_at, s.revoked_at)
-        .add_columns(func.count(used.id), *tokens, func.max(used.finished_at))
-        .outerjoin(USAGE, used.session_id == s.id)
+        .add_columns(func.count(r.seq), *tokens, func.max(r.finished_at))
+        .outerjoin(RECEIPTS, its)
         .group_by(s.id)
         .order_by(s.created_at.desc())
     )
     with visiting(place) as connection:
         return [
-            KeptSession(id, StreamId(stream), start, OfferId(offer), at, revoked, answers, int(asked), int(made), last)
+            KeptSession(
+                *(id, StreamId(stream), start, OfferId(offer), at, revoked, answers, int(asked), int(made)),
+                last_at=last / 1000 if last else None,
+            )
             for id, stream, start, offer, at, revoked, answers, asked, made, last in connection.execute(query)
         ]
 

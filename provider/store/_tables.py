@@ -96,23 +96,20 @@ RECEIPTS = Table(
     Column("completion_sum", _Whole),
     Column("token_ids", LargeBinary),
     Column("signature", LargeBinary),
-    Index("receipts_by_session", "session_id", "start", "seq", unique=True),
+    # What the receipt does not say of the answer; NULL where the process did not live to see its end.
+    Column("used_by", String),  # SESSIONS.id
+    Column("exact", Boolean),
+    Column("outcome", String),
 )
-_open = RECEIPTS.c.seq.is_(None)
-Index("receipts_owed", RECEIPTS.c.accepted_at, sqlite_where=_open, postgresql_where=_open)
-
-USAGE = Table(
-    "usage",
-    METADATA,
-    Column("id", String, primary_key=True),
-    Column("session_id", String, nullable=False, index=True),
-    Column("started_at", Float, nullable=False),
-    Column("first_token_at", Float),
-    Column("finished_at", Float, nullable=False),
-    Column("prompt_tokens", _Whole, nullable=False),
-    Column("completion_tokens", _Whole, nullable=False),
-    Column("exact", Boolean, nullable=False),
-    Column("outcome", String, nullable=False),
+# An index that a row is in twice, at its accept and at its receipt, costs twice.
+_owed, _signed = RECEIPTS.c.seq.is_(None), RECEIPTS.c.seq.is_not(None)
+Index("receipts_owed", RECEIPTS.c.accepted_at, sqlite_where=_owed, postgresql_where=_owed)
+Index(
+    "receipts_by_session",
+    *(RECEIPTS.c.session_id, RECEIPTS.c.start, RECEIPTS.c.seq),
+    unique=True,
+    sqlite_where=_signed,
+    postgresql_where=_signed,
 )
 
 PAYOUTS = Table(

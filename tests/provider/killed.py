@@ -87,10 +87,8 @@ async def answer(receipts: Receipts, name: tuple[StreamId, int], number: int, se
             job.token_came()
         answered = Answered.of(chance.randrange(50), len(ids), job.first_token_at, [ids])
         now = time.time()
-        usage = Usage(
-            f"req_{job.accept.accepted_at}", mine.id, now, now, now, answered.prompt_tokens, len(ids), True, ""
-        )
-        os.write(seen, b"\nreceipt " + (await job.finish(answered, usage)).text().encode() + b"\n")
+        usage = Usage(job.accept.accepted_at, mine.id, now, now, now, answered.prompt_tokens, len(ids), True, "")
+        os.write(seen, b"\nreceipt " + receipts.sign(await job.finish(answered, usage)).text().encode() + b"\n")
 
 
 async def work(state: str, seen: int, up: int) -> None:

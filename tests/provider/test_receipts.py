@@ -553,7 +553,7 @@ async def test_killed_at_any_instant_it_never_signs_two_for_one_place(tmp_path: 
             each.require_signed(killed.DOMAIN, killed.ME)
             assert each.accept.answered_by(known[each.accept.accepted_at]), "every accept has its receipt"
         tokens = {receipt.accepted_at: receipt for receipt in known.values() if receipt.completion_tokens}
-        usage = {int(u.id.removeprefix("req_")): u for u in await last.store.usage()}
+        usage = {u.accepted_at: u for u in await last.store.usage()}
         assert all(usage[at].completion_tokens == receipt.completion_tokens for at, receipt in tokens.items())
         assert await last.store.unanswered() == []
 
