@@ -17,18 +17,20 @@ from typing import Any
 
 import msgspec
 
-from agents import _commands
-from agents._commands import Wish
 from agents._context import Context, stdout_is_terminal
+from agents._money import positive
+from agents._offers import Wish, listing_json, look
 from agents._output import answer_text, emit_json, short, talk
-from agents.buyer import Purchase
+from agents._streams import summary_json, tell_summary, tidy
+from agents.buyer import Filters, Purchase
 from agents.desk import Reply, Scribe, cost
-from agents.opening import opened
+from agents.opening import choice_settings, opened
 from agents.records.ledger import Ledger, Outcome
 from penstock.consumer import Answer, BothSession, ChannelSession, ChannelSummary, PaidAnswer, Session, Summary
 from penstock.consumer.market import choose
 from penstock.consumer.session import Gasless
 from penstock.errors import ConfigError, PenstockError
+from penstock.units import parse_amount, parse_rate
 from penstock.wire.completions import CHAT
 
 _PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".gif": "gif", ".webp": "webp"}
@@ -165,7 +167,7 @@ def check_schema(text: str, parameters: dict[str, Any]) -> None:
 async def _ask_market(
     context: Context, wish: Wish, messages: list[dict[str, Any]], parameters: dict[str, Any], terms: StreamTerms
 ) -> None:
-    filters = await _commands.filters_of(context, wish)
+    filters = await _filters(context, wish)
     told, reply = Told(), None
     summaries: list[Summary | ChannelSummary] = []
     try:
@@ -184,6 +186,20 @@ async def _ask_market(
         check_schema(told.text, parameters)
         if not context.json:
             print(told.text)
+
+
+async def _filters(context: Context, wish: Wish) -> Filters:
+    """The wish's limits."""
+    asset = await (await context.chain()).token(await (await context.chain()).stake_asset())
+    named = wish.token or choice_settings(context).token or ("native" if wish.max_rate is not None else "")
+    token = await context.token(named) if named else None
+    stake = wish.min_stake
+    return Filters(
+        max_rate=parse_rate(wish.max_rate, token.decimals) if wish.max_rate is not None and token else None,
+        min_stake=parse_amount(stake, asset.decimals) if stake else 0,
+        regions=frozenset({wish.region} if wish.region is not None else ()),
+        token=token.address if token else None,
+    )
 
 
 async def _show(reply: Reply, told: Told, *, whole: bool) -> None:
@@ -227,7 +243,7 @@ async def _closings(context: Context, reply: Reply) -> list[Summary | ChannelSum
     for channel in (one for one in journal.channels() if one.id in sessions):
         found.append(ChannelSummary.of(channel, await chain.token(channel.key.token)))
     for summary in found:
-        _commands.tell_summary(summary, consumer_account)
+        tell_summary(summary, consumer_account)
     return found
 
 
@@ -252,7 +268,7 @@ def reply_json(reply: Reply) -> dict[str, Any]:
 
 def _summary(summary: Summary | ChannelSummary) -> dict[str, Any]:
     kind = "stream" if isinstance(summary, Summary) else "channel"
-    return {"kind": kind} | _commands.summary_json(summary)
+    return {"kind": kind} | summary_json(summary)
 
 
 # --- one offer -----------------------------------------------------------------------------------
@@ -262,13 +278,13 @@ async def _ask_one(
     context: Context, wish: Wish, messages: list[dict[str, Any]], parameters: dict[str, Any], terms: StreamTerms
 ) -> None:
     consumer = await context.consumer(stall=terms.timeout)
-    await _commands.tidy(consumer)
-    listings, wanted = await _commands.look(context, wish)
+    await tidy(consumer)
+    listings, wanted = await look(context, wish)
     listing = choose(listings, wanted)
     offered = listing.offer.terms
     talk(f"offer    {short(listing.offer.id)}  {offered.model} at {listing.rate} by {listing.provider.id}")
     session: Session | ChannelSession
-    deposit = _commands.positive(terms.deposit, listing.token) if terms.deposit is not None else None
+    deposit = positive(terms.deposit, listing.token) if terms.deposit is not None else None
     if offered.by_token and offered.by_second:
         session = consumer.both_session(listing, duration=terms.duration, deposit=deposit, gasless=terms.gasless)
     elif offered.by_token:
@@ -303,16 +319,16 @@ async def _ask_one(
             scribe.end(request, _bought(session, answer, began, problem), outcome, problem)
             summaries = _summaries(session)
             for summary in summaries.values():
-                _commands.tell_summary(summary, consumer.account.address)
+                tell_summary(summary, consumer.account.address)
             if context.json and answer is not None:
                 emit_json(
                     {
                         "answer": answer.text,
                         "finish_reason": answer.finish_reason,
                         "usage": asdict(answer.usage) if answer.usage else None,
-                        "offer": _commands.listing_json(session.listing),
+                        "offer": listing_json(session.listing),
                         "request": request,
-                        **{kind: _commands.summary_json(summary) for kind, summary in summaries.items()},
+                        **{kind: summary_json(summary) for kind, summary in summaries.items()},
                     }
                 )
     if answer is not None and "response_format" in parameters:
@@ -329,26 +345,17 @@ def _bought(
     if not summaries:
         return []
     first = next(iter(summaries.values()))
-    listing, receipt = session.listing, answer.receipt if answer else None
-    terms, usage = listing.offer.terms, answer.claimed if answer else None
     return [
-        Purchase(
-            provider=listing.provider.id,
-            endpoint=listing.provider.endpoint,
-            offer=listing.offer.id,
-            model=terms.model,
-            token=listing.token,
-            basis=terms.paid_by,
+        Purchase.of(
+            session.listing,
+            answer,
             why="asked for by name",
             session=first.stream if isinstance(first, Summary) else first.channel,
             start=first.start if isinstance(first, Summary) else 0,
             began_at=began,
             first_token_at=None,
             ended_at=time.time(),
-            prompt_tokens=usage.prompt_tokens if usage else 0,
-            completion_tokens=usage.completion_tokens if usage else 0,
             cost=sum(one.paid for one in summaries.values()),
-            receipt=receipt.hash if receipt else "",
             outcome="failed" if problem else "done",
             problem=problem,
         )

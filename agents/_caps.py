@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
 
 from penstock.caps import NO_LIMIT, Caps
 from penstock.errors import ConfigError
 from penstock.types import Address, Token
 from penstock.units import format_amount, parse_amount
 
-if TYPE_CHECKING:
-    from agents._context import Context
-
+Find = Callable[[str], Awaitable[Token]]
+"""A token by its symbol or address."""
 NAMES = ("payment", "hour", "day", "week")
 _HOW = "write TOKEN:payment=0.5,hour=2,day=10,week=40, with one of them at least"
 
 
-async def parse(context: Context, text: str) -> tuple[Token, Caps]:
+async def parse(text: str, find: Find) -> tuple[Token, Caps]:
     """One token's. A cap that is not named is no limit."""
     name, colon, rest = text.partition(":")
     if not colon or not rest.strip():
         raise ConfigError(f"{text!r} says no caps; {_HOW}")
-    token = await context.token(name.strip())
+    token = await find(name.strip())
     given: dict[str, str] = {}
     for part in rest.split(","):
         cap, equals, amount = (piece.strip() for piece in part.partition("="))
@@ -33,11 +31,11 @@ async def parse(context: Context, text: str) -> tuple[Token, Caps]:
     return token, change(Caps(), given, token)
 
 
-async def parse_all(context: Context, text: str) -> Mapping[Address, Caps]:
+async def parse_all(text: str, find: Find) -> Mapping[Address, Caps]:
     """Of several tokens, with semicolons between."""
     found = {}
     for part in filter(str.strip, text.split(";")):
-        token, caps = await parse(context, part)
+        token, caps = await parse(part, find)
         if token.address in found:
             raise ConfigError(f"the caps of {token.symbol} are given twice")
         found[token.address] = caps

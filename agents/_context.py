@@ -13,7 +13,7 @@ import typer
 
 from agents._caps import parse_all
 from agents._output import short, talk
-from agents._settings import Settings
+from agents._settings import Settings, settings
 from penstock.chain.port import Account, Chain
 from penstock.chain.web3 import Web3Chain
 from penstock.consumer import Consumer, News, Waits, stopping_on_signals
@@ -29,6 +29,11 @@ from penstock.wallets import WalletAccount
 
 
 class Context:
+    @classmethod
+    def of(cls, typed: typer.Context) -> Context:
+        """From the options of the whole program, as `agents._program` has read them."""
+        return cls(settings(typed.obj["options"]), json=typed.obj["json"])
+
     def __init__(self, settings: Settings, *, json: bool) -> None:
         self.settings = settings
         self.json = json
@@ -116,7 +121,7 @@ class Context:
             on_news=self._on_news,
             on_warning=lambda text: talk(f"warning  {text}"),
             allow_private=self.settings.allow_private,
-            caps=await parse_all(self, self.settings.caps) if self.settings.caps else None,
+            caps=await parse_all(self.settings.caps, self.token) if self.settings.caps else None,
         )
         return await self._stack.enter_async_context(consumer)
 

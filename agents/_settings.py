@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from agents._output import emit_json, emit_table
 from penstock.errors import ConfigError
 
 DEFAULTS = {
@@ -142,3 +143,12 @@ def settings(options: Mapping[str, str | None], environ: Mapping[str, str] = os.
         else:
             values[name] = Setting(default, "default")
     return Settings(home, values, tables, environ)
+
+
+def show(settings: Settings, *, json: bool) -> None:
+    """Every setting and where it comes from."""
+    values = {**settings.values, "home": Setting(str(settings.home), "")}
+    if json:
+        emit_json({name: asdict(one) for name, one in values.items()})
+        return
+    emit_table(["SETTING", "VALUE", "FROM"], [[name, one.value or "-", one.origin] for name, one in values.items()])

@@ -17,9 +17,10 @@ from mcp.server.mcpserver import Context as Call
 from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import Field
 
-from agents import _caps, _commands
+from agents import _caps
 from agents._ask import Told, check_schema, reply_json, take
 from agents._context import Context
+from agents._money import balances
 from agents.desk import Desk
 from agents.gateway._catalogue import Catalogue
 from agents.opening import Opened, budgets_of, opened
@@ -106,7 +107,7 @@ def server(context: Context, ready: Opened) -> MCPServer[Any]:
     @found.tool()
     async def balance() -> dict[str, Any]:
         """What the user's account has, in its wallet and in the vault that pays for streams: base units."""
-        return await _told(_commands.balances(context))
+        return await _told(balances(context))
 
     @found.tool()
     async def caps() -> dict[str, Any]:
@@ -135,7 +136,7 @@ async def _limits(context: Context) -> dict[str, Any]:
             limits, usage = await chain.wallet_caps(context.wallet(), token.address)
             free = str(limits.available(usage))
             wallet.append(_token(token) | {"caps": _caps.as_json(limits), "available": free})
-    software = await _caps.parse_all(context, context.settings.caps) if context.settings.caps else {}
+    software = await _caps.parse_all(context.settings.caps, context.token) if context.settings.caps else {}
     return {
         "account": context.payer().address,
         "wallet": wallet,

@@ -12,6 +12,7 @@ import msgspec
 
 from agents._context import Context
 from agents._output import talk
+from agents._streams import tidy
 from agents.buyer import Buyer, ChoiceSettings, Filters, Policy
 from agents.desk import Desk, Scribe
 from agents.local import LocalEngine, LocalSettings
@@ -43,8 +44,6 @@ async def opened(
 ) -> AsyncIterator[Opened]:
     """What a process that is gone left open is closed first; on leaving, everything that was opened here is.
     StreamLeftOpen where something could not be. `filters`: in place of what [choice] says, where they say something."""
-    from agents._commands import tidy
-
     settings = local_settings(context, local_options) if use_local else LocalSettings()
     choice = choice_settings(context)
     chosen = choice.policy() if stall is None else replace(choice.policy(), stall=stall, first_token=stall)

@@ -1,7 +1,8 @@
-"""Between integers of base units and what people read and type. The only place that knows decimals."""
+"""Between integers and what people read and type: amounts and rates, of which this alone knows decimals, and times."""
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, Decimal, localcontext
 
@@ -58,6 +59,14 @@ def format_rate(rate: int, decimals: int, symbol: str = "") -> str:
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     return f"{text} {symbol}/s" if symbol else f"{text}/s"
+
+
+def parse_duration(text: str) -> int:
+    """'90', '90s', '5m' or '1h' in seconds."""
+    match = re.fullmatch(r"(\d{1,9})([smh]?)", text.strip())
+    if match is None or int(match[1]) == 0:
+        raise ConfigError(f"{text!r} is not a duration; write seconds, or such as 90s, 5m, 1h")
+    return int(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def when(timestamp: int) -> str:

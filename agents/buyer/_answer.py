@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from agents.buyer._attempt import Attempt, is_used_up
 from agents.buyer._delivered import Chunk, Delivered
+from agents.buyer._dispatch import Dispatcher
 from agents.buyer._types import Job, Purchase
 from penstock.errors import AnswerCut, GatewayError, NoOffer, NotFound, PenstockError
 from penstock.types import Address
 from penstock.wire.completions import EMBEDDINGS, Assembly
-
-if TYPE_CHECKING:
-    from agents.buyer._buyer import Buyer
 
 NOT_CONTINUED = "not_continued"
 """The code of an answer that broke off, and whose rest cannot be asked for."""
@@ -24,10 +22,10 @@ NOT_CONTINUED = "not_continued"
 class Answer:
     """Take its `chunks`, or the `whole`, once. As a context manager it hangs up when left."""
 
-    def __init__(self, buyer: Buyer, job: Job) -> None:
+    def __init__(self, dispatcher: Dispatcher, job: Job) -> None:
         self.purchases: list[Purchase] = []
         """One for each provider that took part; complete at the end."""
-        self._buyer, self._job = buyer, job
+        self._dispatcher, self._job = dispatcher, job
         self._attempt: Attempt | None = None
         self._first: list[Chunk] = []
         self._delivered = Delivered(job)
@@ -69,7 +67,7 @@ class Answer:
                     break
                 await self._go_on(attempt, error)
             last = self._delivered.last(self._model)
-            self._buyer.answered(self._model, last["usage"]["completion_tokens"])
+            self._dispatcher.answered(self._model, last["usage"]["completion_tokens"])
             yield last
         finally:
             await self._end(None, "stopped")
@@ -106,7 +104,7 @@ class Answer:
     async def _vectors(self) -> Chunk:
         """Embeddings came whole, in the first part."""
         (found,) = self._first
-        self._buyer.answered(self._model, 0)
+        self._dispatcher.answered(self._model, 0)
         await self._end(None)
         return found
 
@@ -134,7 +132,7 @@ class Answer:
         # The rest is for the same model, whatever was wished.
         wish = replace(self._job.wish, model=self._model or None)
         goes_on = bool(self._delivered.text)
-        self._attempt, self._first = await self._buyer.begin(
+        self._attempt, self._first = await self._dispatcher.begin(
             wish, request, self._failed, self.purchases, goes_on=goes_on
         )
         self._model = self._attempt.candidate.listing.offer.terms.model
@@ -142,4 +140,4 @@ class Answer:
     async def _end(self, error: PenstockError | None, outcome: str = "") -> None:
         attempt, self._attempt = self._attempt, None
         if attempt is not None:
-            await self._buyer.end(attempt, error, outcome, self.purchases)
+            await self._dispatcher.end(attempt, error, outcome, self.purchases)

@@ -118,25 +118,16 @@ class Attempt:
             memory.succeeded(provider, model, ttft=ttft, speed=speed)
 
     def _bought(self, held: Held, answer: Answer | PaidAnswer, error: BaseException | None, outcome: str) -> Purchase:
-        listing, usage = self.candidate.listing, answer.claimed or Usage(0, 0, 0)
-        terms, receipt = listing.offer.terms, answer.receipt
-        return Purchase(
-            provider=listing.provider.id,
-            endpoint=listing.provider.endpoint,
-            offer=listing.offer.id,
-            model=terms.model,
-            token=listing.token,
-            basis=terms.paid_by,
+        return Purchase.of(
+            self.candidate.listing,
+            answer,
             why=self.candidate.why,
             session=held.id,
             start=held.start,
             began_at=self._began_at,
             first_token_at=self._first_at,
             ended_at=self._clock(),
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
             cost=held.attribute(),
-            receipt=receipt.hash if receipt else "",
             outcome=outcome,
             problem=str(error) if isinstance(error, PenstockError) else "",
         )

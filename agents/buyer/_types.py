@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from penstock.consumer import Answer, Listing, PaidAnswer
 from penstock.errors import ConfigError
 from penstock.types import Address, OfferId, StreamId, Token
 
@@ -134,3 +135,43 @@ class Purchase:
     error's code, or its type."""
     problem: str = ""
     """The same for people; empty where all went well."""
+
+    @classmethod
+    def of(
+        cls,
+        listing: Listing,
+        answer: Answer | PaidAnswer | None,
+        *,
+        why: str,
+        session: StreamId,
+        start: int,
+        began_at: float,
+        first_token_at: float | None,
+        ended_at: float,
+        cost: int,
+        outcome: str,
+        problem: str,
+    ) -> Purchase:
+        """Of an answer as its provider has counted it."""
+        terms, usage = listing.offer.terms, answer.claimed if answer else None
+        receipt = answer.receipt if answer else None
+        return cls(
+            provider=listing.provider.id,
+            endpoint=listing.provider.endpoint,
+            offer=listing.offer.id,
+            model=terms.model,
+            token=listing.token,
+            basis=terms.paid_by,
+            why=why,
+            session=session,
+            start=start,
+            began_at=began_at,
+            first_token_at=first_token_at,
+            ended_at=ended_at,
+            prompt_tokens=usage.prompt_tokens if usage else 0,
+            completion_tokens=usage.completion_tokens if usage else 0,
+            cost=cost,
+            receipt=receipt.hash if receipt else "",
+            outcome=outcome,
+            problem=problem,
+        )

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from agents import _program
+
 
 def chat(
     ctx: typer.Context,
@@ -15,6 +17,5 @@ def chat(
 ) -> None:
     """Talk with a model; /help lists commands. What it costs is shown while it flows."""
     from agents.chat._run import chat as run
-    from agents.cli import _context
 
-    _context(ctx).run(lambda context: run(context, model, system, load))
+    _program.run(ctx, run, model, system, load)

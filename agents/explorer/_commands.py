@@ -59,12 +59,6 @@ class Parts:
     store: Store
 
 
-def context_of(ctx: typer.Context) -> Context:
-    from agents._settings import settings
-
-    return Context(settings(ctx.obj["options"]), json=ctx.obj["json"])
-
-
 def database(context: Context, db: str | None, deployment: Deployment) -> str:
     """The option, the variable, or a file of the deployment's own."""
     chosen = db or os.environ.get("PENSTOCK_EXPLORER_DB")

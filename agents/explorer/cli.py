@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from agents import _program
+
 explorer = typer.Typer(
     rich_markup_mode=None, invoke_without_command=True, help="See the market: index the chain, serve pages and an API."
 )
@@ -50,7 +52,7 @@ def serve(
     from agents.explorer import _commands
 
     options = _commands.Options(db, host, port, gateway, payer, confirmations, poll, rate_limit, probe)
-    _commands.context_of(ctx).run(lambda context: (_commands.demo if demo else _commands.serve)(context, options))
+    _program.run(ctx, _commands.demo if demo else _commands.serve, options)
 
 
 @explorer.command()
@@ -59,7 +61,7 @@ def check(ctx: typer.Context, db: DbOption = None) -> None:
     from agents.explorer import _commands
 
     chosen = db or ctx.obj.get("explorer_db")
-    _commands.context_of(ctx).run(lambda context: _commands.check(context, chosen))
+    _program.run(ctx, _commands.check, chosen)
 
 
 def top(
@@ -70,4 +72,4 @@ def top(
     """See the market in the terminal: m market, s streams, p providers, l log, / commands, ? help, q quit."""
     from agents.explorer import _commands
 
-    _commands.context_of(ctx).run(lambda context: _commands.top(context, db, poll))
+    _program.run(ctx, _commands.top, db, poll)

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from agents import _program
+
 
 def serve(
     ctx: typer.Context,
@@ -26,7 +28,6 @@ def serve(
     local_order: Annotated[str | None, typer.Option(help="local, market or race. [default: local]")] = None,
 ) -> None:
     """Serve the market on localhost to any client of OpenAI or Ollama, until stopped."""
-    from agents.cli import _context
     from agents.gateway._run import serve as run
 
     options = {
@@ -37,4 +38,4 @@ def serve(
         "allow_origin": allow_origin or None,
     }
     local = {"url": local_url, "order": local_order}
-    _context(ctx).run(lambda context: run(context, options, local))
+    _program.run(ctx, run, options, local)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-from agents._commands import parse_duration
 from agents._context import Context
 from agents._output import talk
 from agents.keeper._keeper import Keeper, KeeperPolicy, Observer
@@ -23,7 +22,7 @@ from penstock.errors import ConfigError, NotFound
 from penstock.journal import find
 from penstock.networks import LOCAL_CHAIN_ID
 from penstock.types import NATIVE, Address, Opened, StandingOrder, StreamKey, Token
-from penstock.units import parse_amount
+from penstock.units import parse_amount, parse_duration
 from penstock.wire.keeper import StandingOrderLine, encode_line, sign_standing_order
 
 CONFIRMATIONS = 5

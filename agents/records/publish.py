@@ -14,7 +14,7 @@ import typer
 
 from agents._context import Context
 from agents._output import emit_json, talk
-from agents._receipts import Filter
+from agents.records.receipts import Filter
 from penstock.errors import ConfigError, GatewayUnreachable
 from penstock.evidence import KeptReceipt
 from penstock.wire.evidence import encode_piece

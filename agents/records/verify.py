@@ -12,7 +12,7 @@ from eth_utils.crypto import keccak
 
 from agents._context import Context
 from agents._output import emit_json, emit_table, short, short_address, talk
-from agents._receipts import Filter
+from agents.records.receipts import Filter
 from penstock.chain.port import Chain
 from penstock.errors import BadSignature, NotFound, PenstockError
 from penstock.evidence import KeptReceipt

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from agents._context import Context
+from agents import _program
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Skills: write, check, publish, buy and run them.")
 
@@ -18,13 +17,6 @@ LicenceArgument = Annotated[int, typer.Argument(help="The licence's number.")]
 IpfsOption = Annotated[
     str, typer.Option(help="HTTP API of an IPFS node, such as http://127.0.0.1:5001.", envvar="PENSTOCK_IPFS_URL")
 ]
-
-
-def _context(ctx: typer.Context) -> Context:
-    from agents._context import Context
-    from agents._settings import settings
-
-    return Context(settings(ctx.obj["options"]), json=ctx.obj["json"])
 
 
 @app.command()
@@ -44,7 +36,7 @@ def check(ctx: typer.Context, folder: FolderArgument) -> None:
     """Validate a skill, look for secrets and missing dependencies, run its examples in the sandbox."""
     from agents.skills import _commands
 
-    _context(ctx).run(lambda context: _commands.check(context, folder))
+    _program.run(ctx, _commands.check, folder)
 
 
 @app.command()
@@ -55,7 +47,7 @@ def publish(ctx: typer.Context, folder: FolderArgument, ipfs_url: IpfsOption = "
     """
     from agents.skills import _commands
 
-    _context(ctx).run(lambda context: _commands.publish(context, folder, ipfs_url))
+    _program.run(ctx, _commands.publish, folder, ipfs_url)
 
 
 @app.command()
@@ -71,7 +63,7 @@ def search(
     from agents.skills import _commands
 
     wish = _commands.Wish(tuple(words or ()), category, item, free)
-    _context(ctx).run(lambda context: _commands.search(context, wish, ipfs_url))
+    _program.run(ctx, _commands.search, wish, ipfs_url)
 
 
 @app.command()
@@ -79,7 +71,7 @@ def show(ctx: typer.Context, product: ProductArgument, ipfs_url: IpfsOption = ""
     """A product: prices, operations, limits, who gets what of a sale, reviews, what goes with it."""
     from agents.skills import _commands
 
-    _context(ctx).run(lambda context: _commands.show(context, product, ipfs_url))
+    _program.run(ctx, _commands.show, product, ipfs_url)
 
 
 @app.command()
@@ -94,7 +86,7 @@ def buy(
     """Buy a licence, or renew one; from the wallet where --wallet names one."""
     from agents.skills import _commands
 
-    _context(ctx).run(lambda context: _commands.buy(context, product, tier, quantity, renew, max_price))
+    _program.run(ctx, _commands.buy, product, tier, quantity, renew, max_price)
 
 
 @app.command()
@@ -102,7 +94,7 @@ def refund(ctx: typer.Context, licence: LicenceArgument) -> None:
     """Give a licence back within its refund window; its price goes to who paid."""
     from agents.skills import _licences
 
-    _context(ctx).run(lambda context: _licences.refund(context, licence))
+    _program.run(ctx, _licences.refund, licence)
 
 
 @app.command()
@@ -113,7 +105,7 @@ def complete(ctx: typer.Context, licence: LicenceArgument) -> None:
     """
     from agents.skills import _licences
 
-    _context(ctx).run(lambda context: _licences.complete(context, licence))
+    _program.run(ctx, _licences.complete, licence)
 
 
 @app.command()
@@ -124,7 +116,7 @@ def rekey(ctx: typer.Context, licence: LicenceArgument) -> None:
     """
     from agents.skills import _licences
 
-    _context(ctx).run(lambda context: _licences.rekey(context, licence))
+    _program.run(ctx, _licences.rekey, licence)
 
 
 @app.command()
@@ -139,7 +131,7 @@ def run(
     """Call an operation at the publisher's gateway. The output alone goes to stdout."""
     from agents.skills import _commands
 
-    _context(ctx).run(lambda context: _commands.run(context, product, operation, input, licence, ipfs_url))
+    _program.run(ctx, _commands.run, product, operation, input, licence, ipfs_url)
 
 
 @app.command()
@@ -152,7 +144,7 @@ def review(
     """Rate a product that you hold a licence of; it weighs what you paid."""
     from agents.skills import _commands
 
-    _context(ctx).run(lambda context: _commands.review(context, product, stars, licence))
+    _program.run(ctx, _commands.review, product, stars, licence)
 
 
 @app.command()
@@ -163,7 +155,7 @@ def stats(
     """Sales, usage and revenue by day; or your licences."""
     from agents.skills import _commands
 
-    _context(ctx).run(_commands.licences if bought else _commands.stats)
+    _program.run(ctx, _commands.licences if bought else _commands.stats)
 
 
 @app.command()
@@ -175,4 +167,4 @@ def licensed(
     """Whether a provider holds a licence of a model that is good now; exit code 4 where not."""
     from agents.skills import _commands
 
-    _context(ctx).run(lambda context: _commands.licensed(context, provider, product))
+    _program.run(ctx, _commands.licensed, provider, product)

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from agents._commands import parse_duration
 from agents._output import answer_text, printable
+from agents._program import hoist
 from agents._settings import settings
-from agents.cli import hoist
 from penstock import deployments
 from penstock.errors import ConfigError
 
@@ -37,17 +36,6 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 )
 def test_global_options_stand_anywhere(typed: list[str], parsed: list[str]) -> None:
     assert hoist(typed) == parsed
-
-
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), (" 2h ", 7200)])
-def test_durations(text: str, seconds: int) -> None:
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "0", "-5", "1.5", "5d", "m", "9" * 12])
-def test_what_is_no_duration(text: str) -> None:
-    with pytest.raises(ConfigError, match="is not a duration"):
-        parse_duration(text)
 
 
 def test_the_command_line_beats_the_environment_beats_the_file_beats_defaults(tmp_path: Path) -> None:

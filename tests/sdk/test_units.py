@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from penstock.errors import ConfigError
-from penstock.units import format_amount, format_rate, parse_amount, parse_rate
+from penstock.units import format_amount, format_rate, parse_amount, parse_duration, parse_rate
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,14 @@ def test_rates_are_rounded_up_for_the_provider() -> None:
     for text in ("", "-0.1", "cheap", "NaN"):
         with pytest.raises(ConfigError):
             parse_rate(text, 6)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), (" 2h ", 7200)])
+def test_durations(text: str, seconds: int) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "1.5", "5d", "m", "9" * 12])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not a duration"):
+        parse_duration(text)

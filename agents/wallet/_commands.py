@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from agents import _caps
-from agents._commands import moved, parse_duration, positive
 from agents._context import Context
+from agents._money import moved, pay_in, positive
 from agents._output import emit_json, emit_table, short, talk
 from penstock.caps import Caps
 from penstock.chain import wallet_calls as calls
@@ -18,8 +18,8 @@ from penstock.chain.calls import Call
 from penstock.chain.port import Chain
 from penstock.errors import ConfigError, InsufficientFunds, NotFound, Reverted
 from penstock.licences import ProductId
-from penstock.types import NATIVE, ZERO_ADDRESS, Address, ChannelOpened, OfferId, Opened, Receipt, Token, address
-from penstock.units import format_amount, when
+from penstock.types import ZERO_ADDRESS, Address, ChannelOpened, OfferId, Opened, Receipt, Token, address
+from penstock.units import format_amount, parse_duration, when
 from penstock.wallets import EVERYTHING, Beginning, Grant, Scope, WalletEvent
 
 DAY = 86_400
@@ -71,7 +71,7 @@ def parse_address(text: str, option: str) -> Address:
 
 async def create(context: Context, start: Start) -> None:
     account, chain = context.account(), await context.chain()
-    limits = [await _caps.parse(context, text) for text in start.caps]
+    limits = [await _caps.parse(text, context.token) for text in start.caps]
     expires_at = (await chain.head()).timestamp + parse_life(start.expires)
     beginning = Beginning(
         parse_address(start.owner, "--owner") if start.owner else account.address,
@@ -91,19 +91,10 @@ async def create(context: Context, start: Start) -> None:
 
 
 async def fund(context: Context, amount: str, token_text: str) -> None:
-    account, chain, token = context.account(), await context.chain(), await context.token(token_text)
+    chain, token = await context.chain(), await context.token(token_text)
     wallet = (await chain.wallet(context.wallet())).address  # money sent to no wallet would be lost
     value = positive(amount, token)
-    held = await chain.token_balance(token.address, account.address)
-    if held < value:
-        raise InsufficientFunds(
-            f"{account.address} has {format_amount(held, token.decimals, token.symbol)}, less than {amount}; "
-            "fund with less"
-        )
-    receipts = []
-    if token.address != NATIVE and await chain.allowance(token.address, account.address) < value:
-        receipts.append(("approve", await chain.approve(account, token.address, value)))
-    receipts.append(("fund", await chain.deposit(account, token.address, value, account=wallet)))
+    receipts = await pay_in(context, token, value, "fund", into=wallet)
     what = f"{format_amount(value, token.decimals, token.symbol)} into the vault balance of wallet {wallet}"
     await moved(context, receipts, what, {"token": token.address, "wallet": wallet})
 

@@ -1,94 +1,22 @@
-"""`penstock receipts`, `report`, `challenge` and `rewards`: what providers have signed, and what it is worth."""
+"""`penstock report`, `challenge` and `rewards`: what is wrong with what providers have signed, and what it is worth."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from agents._context import Context
+from agents._money import tell_transaction, transaction_json
 from agents._output import emit_json, emit_table, short, short_address, talk
 from penstock.chain.port import Chain
 from penstock.consumer.market import has_prefix
 from penstock.errors import ConfigError, NotFound, Reverted
-from penstock.evidence import KeptReceipt
 from penstock.faults import ANSWER_WINDOW
 from penstock.reporting import Case, Docket, Missing, bring, judge, missing, read_pieces
 from penstock.types import NATIVE, Receipt, Token
 from penstock.units import format_amount, when
-from penstock.wire.evidence import Piece, encode_piece
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """As typed: of ids and addresses the start."""
-
-    provider: str | None = None
-    session: str | None = None
-    refused: bool = False
-
-    def takes(self, kept: KeptReceipt) -> bool:
-        session = kept.piece.key.id if kept.piece.key else kept.piece.signed.receipt.session_id
-        return (
-            (self.provider is None or has_prefix(kept.provider, self.provider))
-            and (self.session is None or has_prefix(session, self.session))
-            and (not self.refused or kept.refused != "")
-        )
-
-
-async def receipts(context: Context, wanted: Filter, *, lines: bool, with_ids: bool) -> None:
-    """List what came, or give it out as JSON Lines."""
-    found = [kept for kept in context.journal().evidence.receipts() if wanted.takes(kept)]
-    if lines:
-        for kept in found:
-            piece = kept.piece if with_ids else replace(kept.piece, ids=None)
-            sys.stdout.buffer.write(encode_piece(piece))
-        sys.stdout.flush()
-        return
-    if context.json:
-        emit_json([_receipt_json(kept) for kept in found])
-        return
-    if not found:
-        talk("no receipts")
-        return
-    emit_table(
-        ["RECEIPT", "PROVIDER", "SESSION", "NO", "FINISHED", "TOKENS", "AMOUNT", "TOTAL", "REFUSED"],
-        [
-            [
-                short(receipt.hash),
-                short_address(kept.provider),
-                short(kept.piece.key.id if kept.piece.key else receipt.session_id),
-                str(receipt.seq),
-                when(min(receipt.finished_at // 1000, 2**34)),
-                f"{receipt.prompt_tokens}+{receipt.completion_tokens}",
-                str(receipt.amount),
-                str(receipt.total),
-                kept.refused.replace("_", " "),
-            ]
-            for kept in found
-            for receipt in (kept.piece.signed.receipt,)
-        ],
-        right=["NO", "TOKENS", "AMOUNT", "TOTAL"],
-    )
-
-
-def _receipt_json(kept: KeptReceipt) -> dict[str, Any]:
-    receipt = kept.piece.signed.receipt
-    data: dict[str, Any] = asdict(receipt) | {"amount": str(receipt.amount), "total": str(receipt.total)}
-    key = kept.piece.key
-    return data | {
-        "hash": receipt.hash,
-        "signature": "0x" + kept.piece.signed.signature.hex(),
-        "from": kept.provider,
-        "session": asdict(key) if key else None,
-        "received_at": kept.received_at,
-        "refused": kept.refused or None,
-    }
-
-
-# --- faults --------------------------------------------------------------------------------------
+from penstock.wire.evidence import Piece
 
 
 async def report(context: Context, files: Sequence[Path], *, dry_run: bool, provider: str | None) -> None:
@@ -141,7 +69,7 @@ async def _bring(context: Context, chain: Chain, case: Case, asset: Token) -> di
     def step(what: str, receipt: Receipt) -> None:
         fee = format_amount(receipt.fee, coin.decimals, coin.symbol)
         talk(f"{what:8} {case.fault.kind.words}  {receipt.transaction}  {receipt.gas_used:,} gas, {fee}")
-        steps.append({"what": what, "hash": receipt.transaction, "gas_used": receipt.gas_used, "fee": str(receipt.fee)})
+        steps.append(transaction_json(what, receipt))
 
     verdict = await bring(chain, context.account(), case.fault, step)
 
@@ -247,7 +175,7 @@ async def challenge(context: Context, prefix: str | None) -> None:
         talk(f"resolved {short_address(one.kept.provider)} had no receipt; `penstock rewards` shows what you are owed")
     else:
         raise ConfigError(_why_not(one))
-    await _tell_transaction(context, chain, receipt)
+    await tell_transaction(context, "sent", receipt)
     if context.json:
         (after,) = await missing(chain, [one.kept])
         emit_json(_missing_json(after) | {"transaction": receipt.transaction, "fee": str(receipt.fee)})
@@ -317,7 +245,7 @@ async def rewards(context: Context, *, withdraw: bool) -> None:
         transaction = ""
         if amount and withdraw:
             receipt = await chain.withdraw_credit(account, token.address, account.address)
-            await _tell_transaction(context, chain, receipt)
+            await tell_transaction(context, "sent", receipt)
             transaction = receipt.transaction
         rows.append((token, amount, transaction))
     if context.json:
@@ -331,9 +259,3 @@ async def rewards(context: Context, *, withdraw: bool) -> None:
     for token, amount, transaction in rows:
         verb = "fetched" if transaction else "waiting"
         talk(f"{verb}  {format_amount(amount, token.decimals, token.symbol)}")
-
-
-async def _tell_transaction(context: Context, chain: Chain, receipt: Receipt) -> None:
-    coin = await chain.token(NATIVE)
-    fee = format_amount(receipt.fee, coin.decimals, coin.symbol)
-    talk(f"sent     {receipt.transaction}  {receipt.gas_used:,} gas, {fee}")

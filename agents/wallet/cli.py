@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from agents import _program
+from agents._program import AmountArgument, AmountOrAllArgument, TokenArgument
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -13,16 +15,9 @@ app = typer.Typer(
     help="A wallet that programs spend from within caps that a contract holds, and that its owner alone can empty.",
 )
 
-TokenArgument = Annotated[str, typer.Argument(help="Symbol or address.")]
 ToOption = Annotated[str | None, typer.Option(help="Receiver. [default: the account]")]
 ExpiresOption = Annotated[str, typer.Option(help="How long keys are good, such as 12h or 30d.")]
 ScopeOption = Annotated[str, typer.Option(help="What keys may buy: all, or some of streams,channels,licenses.")]
-
-
-def _run(ctx: typer.Context, command: Callable[..., Coroutine[Any, Any, None]], *args: Any) -> None:
-    from agents.cli import _context
-
-    _context(ctx).run(lambda context: command(context, *args))
 
 
 @app.command()
@@ -39,26 +34,26 @@ def create(
     scope: ScopeOption = "all",
 ) -> None:
     """Make a wallet, with its caps and keys, in one transaction."""
-    from agents import _wallet
+    from agents.wallet import _commands
 
-    salt = _wallet.default_salt()
-    _run(ctx, _wallet.create, _wallet.Start(owner, guardian, cap or (), key or (), expires, scope, salt))
+    salt = _commands.default_salt()
+    _program.run(ctx, _commands.create, _commands.Start(owner, guardian, cap or (), key or (), expires, scope, salt))
 
 
 @app.command()
-def fund(ctx: typer.Context, amount: Annotated[str, typer.Argument(help="Such as 0.5")], token: TokenArgument) -> None:
+def fund(ctx: typer.Context, amount: AmountArgument, token: TokenArgument) -> None:
     """Pay from the account into the wallet."""
-    from agents import _wallet
+    from agents.wallet import _commands
 
-    _run(ctx, _wallet.fund, amount, token)
+    _program.run(ctx, _commands.fund, amount, token)
 
 
 @app.command()
 def show(ctx: typer.Context) -> None:
     """Show whose it is, its keys, what it has, and what of its caps is used."""
-    from agents import _wallet
+    from agents.wallet import _commands
 
-    _run(ctx, _wallet.show)
+    _program.run(ctx, _commands.show)
 
 
 @app.command()
@@ -71,9 +66,9 @@ def caps(
     week: Annotated[str | None, typer.Option(help="Within any week.")] = None,
 ) -> None:
     """Show a token's caps, or change those that are named. Owner only."""
-    from agents import _wallet
+    from agents.wallet import _commands
 
-    _run(ctx, _wallet.caps, token, {"payment": payment, "hour": hour, "day": day, "week": week})
+    _program.run(ctx, _commands.caps, token, {"payment": payment, "hour": hour, "day": day, "week": week})
 
 
 @app.command()
@@ -85,9 +80,9 @@ def keys(
     scope: ScopeOption = "all",
 ) -> None:
     """List the keys that spend, give one, or revoke one."""
-    from agents import _wallet
+    from agents.wallet import _commands
 
-    _run(ctx, _wallet.keys, add, revoke, expires, scope)
+    _program.run(ctx, _commands.keys, add, revoke, expires, scope)
 
 
 @app.command()
@@ -107,54 +102,54 @@ def allow(
     ] = None,
 ) -> None:
     """Say whom keys may pay and for what. Owner only."""
-    from agents import _wallet
+    from agents.wallet import _commands
 
-    _run(ctx, _wallet.allow, _wallet.Lists(payee or (), offer or (), remove, only_payees, only_offers))
+    _program.run(ctx, _commands.allow, _commands.Lists(payee or (), offer or (), remove, only_payees, only_offers))
 
 
 @app.command()
 def pause(ctx: typer.Context) -> None:
     """Stop all spending; stopping streams and taking money out go on. Owner or guardian."""
-    from agents import _wallet
+    from agents.wallet import _commands
 
-    _run(ctx, _wallet.pause)
+    _program.run(ctx, _commands.pause)
 
 
 @app.command()
 def unpause(ctx: typer.Context) -> None:
     """Let keys spend again. Owner only."""
-    from agents import _wallet
+    from agents.wallet import _commands
 
-    _run(ctx, _wallet.unpause)
+    _program.run(ctx, _commands.unpause)
 
 
 @app.command()
 def withdraw(
     ctx: typer.Context,
-    amount: Annotated[str, typer.Argument(help="Such as 0.5, or all")],
+    amount: AmountOrAllArgument,
     token: TokenArgument,
     to: ToOption = None,
 ) -> None:
     """Take money that is not locked out of the wallet. Owner only."""
-    from agents import _wallet
+    from agents.wallet import _commands
 
-    _run(ctx, _wallet.withdraw, amount, token, to)
+    _program.run(ctx, _commands.withdraw, amount, token, to)
 
 
 @app.command("exit")
 def exit_(ctx: typer.Context, to: ToOption = None) -> None:
     """Stop every stream, ask every channel to close, take everything out. Owner only."""
-    from agents import _wallet
+    from agents.wallet import _commands
 
-    _run(ctx, _wallet.exit_, to)
+    _program.run(ctx, _commands.exit_, to)
 
 
 @app.command()
 def release(ctx: typer.Context) -> None:
     """Stop counting against the caps what others have closed, or what ran to its end. Anyone may."""
-    from agents import _wallet
+    from agents.wallet import _commands
 
-    _run(ctx, _wallet.release)
+    _program.run(ctx, _commands.release)
 
 
 @app.command()
@@ -162,30 +157,30 @@ def history(
     ctx: typer.Context, last: Annotated[int, typer.Option(min=0, help="So many entries at most; 0: all.")] = 0
 ) -> None:
     """List all that the wallet ever did, from the chain."""
-    from agents import _wallet
+    from agents.wallet import _commands
 
-    _run(ctx, _wallet.history, last)
+    _program.run(ctx, _commands.history, last)
 
 
 @app.command()
 def guardian(ctx: typer.Context, to: Annotated[str, typer.Argument(help="Its address, or none.")]) -> None:
     """Say who may pause the wallet and revoke keys. Owner only."""
-    from agents import _wallet
+    from agents.wallet import _commands
 
-    _run(ctx, _wallet.guardian, to)
+    _program.run(ctx, _commands.guardian, to)
 
 
 @app.command()
 def transfer(ctx: typer.Context, to: Annotated[str, typer.Argument(help="The new owner's address.")]) -> None:
     """Offer the wallet to another owner, who must accept. Owner only."""
-    from agents import _wallet
+    from agents.wallet import _commands
 
-    _run(ctx, _wallet.transfer, to)
+    _program.run(ctx, _commands.transfer, to)
 
 
 @app.command()
 def accept(ctx: typer.Context) -> None:
     """Take a wallet that was offered to the account."""
-    from agents import _wallet
+    from agents.wallet import _commands
 
-    _run(ctx, _wallet.accept)
+    _program.run(ctx, _commands.accept)

@@ -1,0 +1,1 @@
+"""A wallet that programs spend from within caps that a contract holds."""
