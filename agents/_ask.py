@@ -26,9 +26,8 @@ from agents.buyer import Filters, Purchase
 from agents.desk import Reply, Scribe, cost
 from agents.opening import choice_settings, opened
 from agents.records.ledger import Ledger, Outcome
-from penstock.consumer import Answer, BothSession, ChannelSession, ChannelSummary, PaidAnswer, Session, Summary
+from penstock.consumer import Answer, BothSession, ChannelSession, ChannelSummary, Gasless, PaidAnswer, Session, Summary
 from penstock.consumer.market import choose
-from penstock.consumer.session import Gasless
 from penstock.errors import ConfigError, PenstockError
 from penstock.units import parse_amount, parse_rate
 from penstock.wire.completions import CHAT

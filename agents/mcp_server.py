@@ -23,9 +23,10 @@ from agents._context import Context
 from agents._money import balances
 from agents.desk import Desk
 from agents.gateway._catalogue import Catalogue
-from agents.opening import Opened, budgets_of, opened
+from agents.opening import Opened, opened
 from agents.records.history import Filter, load, request_json, totals
 from agents.records.ledger import Asked
+from agents.records.standing import budgets_of
 from penstock.errors import PenstockError
 from penstock.types import Token
 from penstock.wire.completions import CHAT

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
-
-import msgspec
 
 from agents._context import Context
 from agents._output import talk
@@ -16,12 +13,9 @@ from agents._streams import tidy
 from agents.buyer import Buyer, ChoiceSettings, Filters, Policy
 from agents.desk import Desk, Scribe
 from agents.local import LocalEngine, LocalSettings
-from agents.records.budgets import Budget, Budgets, BudgetSettings
 from agents.records.ledger import Ledger
+from agents.records.standing import budgets_of
 from penstock.consumer import Consumer
-from penstock.errors import ConfigError
-from penstock.journal import ChannelRecord, Record
-from penstock.units import parse_amount
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,30 +78,3 @@ def local_settings(context: Context, options: dict[str, Any] | None = None) -> L
     found = context.settings.section("local", LocalSettings, options)
     found.check()
     return found
-
-
-async def budgets_of(context: Context) -> Budgets:
-    """From [budgets.TOKEN] of config.toml. ConfigError where one cannot be meant."""
-    tables = context.settings.tables.get("budgets", {})
-    found = []
-    for symbol, table in tables.items() if isinstance(tables, dict) else ():
-        where = f"[budgets.{symbol}] in {context.settings.home / 'config.toml'}"
-        try:
-            given = msgspec.convert(table, BudgetSettings)
-        except msgspec.ValidationError as error:
-            raise ConfigError(f'{where}: {error}; write such as day = "5", month = "50", stop = true') from error
-        token = await context.token(symbol)
-
-        def amount(text: str, decimals: int = token.decimals) -> int | None:
-            return parse_amount(text, decimals) if text else None
-
-        found.append(Budget(token, amount(given.day), amount(given.month), given.stop))
-
-    chain, journal, payer = await context.chain(), context.journal(), context.payer().address
-
-    def records() -> list[Record | ChannelRecord]:
-        here = chain.chain_id, chain.stream_pay, payer
-        found: list[Record | ChannelRecord] = [*journal.all(), *journal.channels()]
-        return [one for one in found if (one.chain_id, one.stream_pay, one.key.payer) == here]
-
-    return Budgets(found, records, now=lambda: int(time.time()), warn=lambda text: talk(f"budget   {text}"))

@@ -15,7 +15,7 @@ from agents.buyer._policy import Policy
 from agents.buyer._pool import Held, Pool
 from agents.buyer._types import Purchase
 from penstock.consumer import Answer, Listing, PaidAnswer, Usage
-from penstock.consumer.session import request_body
+from penstock.consumer.requests import request_body
 from penstock.errors import AnswerCut, GatewayRefused, OfferMismatch, PenstockError, ReceiptRefused
 from penstock.wire.sessions import prompt_bound
 

@@ -24,13 +24,18 @@ even that cannot close, because the process was killed or the node went away, `C
 Any OpenAI client works inside the block, too: `OpenAI(base_url=session.base_url, api_key=session.token)`.
 """
 
+from penstock.consumer.base import Gasless
 from penstock.consumer.both import BothSession
-from penstock.consumer.channel import ChannelSession, ChannelSummary, PaidAnswer
-from penstock.consumer.consumer import Consumer, News
-from penstock.consumer.gateway import Answer, Delta, Gateway, Usage, Waits
+from penstock.consumer.channel import ChannelSession
+from penstock.consumer.chunks import Delta, Usage
+from penstock.consumer.consumer import Consumer
+from penstock.consumer.core import News
+from penstock.consumer.gateway import Answer, Gateway, Waits
 from penstock.consumer.market import Listing, Market, Wanted
-from penstock.consumer.session import Session, Summary
+from penstock.consumer.session import Session
+from penstock.consumer.summaries import ChannelSummary, Summary
 from penstock.consumer.tasks import stopping_on_signals
+from penstock.consumer.vouchers import PaidAnswer
 
 __all__ = [
     "Answer",
@@ -39,6 +44,7 @@ __all__ = [
     "ChannelSummary",
     "Consumer",
     "Delta",
+    "Gasless",
     "Gateway",
     "Listing",
     "Market",

@@ -6,20 +6,17 @@ long as it runs. Whatever goes wrong with one of them, the other is closed all t
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-from typing import TYPE_CHECKING
 
 from penstock.accrual import flow
+from penstock.consumer.base import ORDER_LIFE, ORDER_PENDING, Gasless
 from penstock.consumer.channel import ChannelSession
+from penstock.consumer.closing_streams import StreamCloser
+from penstock.consumer.core import ConsumerCore
 from penstock.consumer.funds import permits
 from penstock.consumer.gateway import Gateway
 from penstock.consumer.market import Listing
-from penstock.consumer.session import (
-    ORDER_LIFE,
-    ORDER_PENDING,
-    Gasless,
-    Summary,
+from penstock.consumer.streams import (
     intend,
     keep_relayed_open,
     relayed_seconds,
@@ -27,7 +24,9 @@ from penstock.consumer.session import (
     send_open,
     spent,
     top_up,
+    until,
 )
+from penstock.consumer.summaries import Summary
 from penstock.consumer.tasks import to_the_end
 from penstock.errors import GatewayRefused, PenstockError
 from penstock.journal import Record
@@ -43,9 +42,6 @@ from penstock.wire.sessions import (
     new_grant,
 )
 
-if TYPE_CHECKING:
-    from penstock.consumer.consumer import Consumer
-
 
 class BothSession(ChannelSession):
     """An async context manager; made by `Consumer.both_session`. Inside the block the stream runs and costs.
@@ -54,7 +50,7 @@ class BothSession(ChannelSession):
     """
 
     def __init__(
-        self, consumer: Consumer, listing: Listing, duration: int | None, deposit: int | None, gasless: Gasless
+        self, consumer: ConsumerCore, listing: Listing, duration: int | None, deposit: int | None, gasless: Gasless
     ) -> None:
         super().__init__(consumer, listing, deposit, gasless)
         self._duration = duration
@@ -86,7 +82,7 @@ class BothSession(ChannelSession):
         return spent(self._opened, self._consumer.now() if now is None else now)
 
     async def extend(self, seconds: int) -> int:
-        """As `Session.top_up`."""
+        """As `Session.extend`."""
         return await to_the_end(top_up(self._consumer, self._opened, seconds))
 
     # --- entering ---
@@ -156,14 +152,14 @@ class BothSession(ChannelSession):
 
     # --- leaving ---
 
-    async def _close(self, refused: bool) -> None:
+    async def _end(self, refused: bool) -> None:
         failure: PenstockError | None = None
         if self._stream is not None:
             try:
-                await self._consumer.stop(self._stream.id, bearer=self._token, refused=refused)
+                await StreamCloser(self._consumer).stop(self._stream.id, bearer=self._token, refused=refused)
             except PenstockError as error:
                 failure = error
-        await super()._close(refused)
+        await super()._end(refused)
         if failure is not None:
             raise failure
 
@@ -182,6 +178,4 @@ class BothSession(ChannelSession):
         return record
 
     def _until(self) -> float:
-        # A little after the stream's end: the provider's own word on why it stopped comes first.
-        left = self._opened.end - self._consumer.now() + 5
-        return asyncio.get_running_loop().time() + max(left, 1)
+        return until(self._consumer, self._opened)

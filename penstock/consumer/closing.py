@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from penstock.consumer.core import ConsumerCore
 from penstock.errors import GatewayRefused
 from penstock.journal import ChannelRecord, Record
 from penstock.keys import LocalAccount
@@ -18,9 +17,6 @@ from penstock.wire.sessions import (
     new_grant,
 )
 
-if TYPE_CHECKING:
-    from penstock.consumer.consumer import Consumer
-
 MEMPOOL_LIFE = 3 * 3600
 """Seconds after which nodes forget a transaction that nobody mined (geth's `txpool.lifetime`)."""
 CLOCKS = 60
@@ -32,7 +28,7 @@ _INVALID_TOKEN = "invalid_token"
 
 
 async def ask_to_close(
-    consumer: Consumer, record: Record | ChannelRecord, start: int, bearer: str, cancel: CancelBody | None = None
+    consumer: ConsumerCore, record: Record | ChannelRecord, start: int, bearer: str, cancel: CancelBody | None = None
 ) -> CloseAnswer | None:
     """Have the provider close, waiting for it to see the open; None where it is about to. Without a token a
     grant speaks for us, of the session key, or of the account where that is lost."""

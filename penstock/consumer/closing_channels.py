@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from penstock.channels import ChannelState
 from penstock.consumer.closing import CLOCKS, MEMPOOL_LIFE, ask_to_close
-from penstock.consumer.session import POLL
+from penstock.consumer.core import POLL, ConsumerCore
 from penstock.errors import (
     ChainError,
     ConfigError,
@@ -25,18 +24,15 @@ from penstock.types import ZERO_ADDRESS, ChannelClosed, ChannelOpened, ChannelTo
 from penstock.units import when
 from penstock.wallets import WalletAccount
 
-if TYPE_CHECKING:
-    from penstock.consumer.consumer import Consumer
-
 
 class ChannelCloser:
     """Does what `Consumer.stop_channel` says."""
 
-    def __init__(self, consumer: Consumer) -> None:
+    def __init__(self, consumer: ConsumerCore) -> None:
         self._consumer = consumer
         self._chain, self._account, self._journal = consumer.chain, consumer.account, consumer.journal
 
-    async def stop(self, channel: StreamId, bearer: str, refused: bool) -> ChannelRecord:
+    async def stop(self, channel: StreamId, *, bearer: str = "", refused: bool = False) -> ChannelRecord:
         record = self._consumer.channel_record(channel)
         if record.state in (State.CLOSED, State.VOID):
             return record

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
 
 from penstock.accrual import StreamState, flow
 from penstock.consumer.closing import CLOCKS, MEMPOOL_LIFE, ask_to_close
+from penstock.consumer.core import ConsumerCore
 from penstock.errors import ChainError, GatewayUnreachable, PenstockError, Reverted, StreamLeftOpen
 from penstock.journal import Record, State
 from penstock.types import ZERO_ADDRESS, Closed, Opened, StreamEvent, StreamId, ToppedUp
@@ -15,9 +15,6 @@ from penstock.wallets import WalletAccount
 from penstock.wire.eip712 import cancel_digest
 from penstock.wire.sessions import CancelBody
 
-if TYPE_CHECKING:
-    from penstock.consumer.consumer import Consumer
-
 _CANCEL_LIFE = 300
 """Seconds that a provider has to submit a signed cancel."""
 
@@ -25,11 +22,11 @@ _CANCEL_LIFE = 300
 class StreamCloser:
     """Does what `Consumer.stop` says."""
 
-    def __init__(self, consumer: Consumer) -> None:
+    def __init__(self, consumer: ConsumerCore) -> None:
         self._consumer = consumer
         self._chain, self._account, self._journal = consumer.chain, consumer.account, consumer.journal
 
-    async def stop(self, stream: StreamId, bearer: str, refused: bool) -> Record:
+    async def stop(self, stream: StreamId, *, bearer: str = "", refused: bool = False) -> Record:
         record = self._consumer.record(stream)
         if record.state in (State.CLOSED, State.VOID):
             return record

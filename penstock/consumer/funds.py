@@ -7,17 +7,14 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from penstock.consumer.core import ConsumerCore
 from penstock.errors import CapExceeded, ConfigError, InsufficientFunds, Reverted
 from penstock.journal import Purse
 from penstock.types import NATIVE, Permit, PermitKind, Token
 from penstock.units import format_amount
 from penstock.wallets import WalletAccount
 from penstock.wire.eip712 import permit_digest
-
-if TYPE_CHECKING:
-    from penstock.consumer.consumer import Consumer
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +29,7 @@ class Means:
     """Of the token, in its vault balance. All that a wallet has counts as there: it pays in what is needed."""
 
 
-async def means(consumer: Consumer, token: Token) -> Means:
+async def means(consumer: ConsumerCore, token: Token) -> Means:
     chain, account = consumer.chain, consumer.account
     coins, hand, vault = await asyncio.gather(
         chain.native_balance(consumer.sender),
@@ -45,7 +42,7 @@ async def means(consumer: Consumer, token: Token) -> Means:
 
 
 async def check_funds(
-    consumer: Consumer, token: Token, has: Means, *, gasless: bool, cost: int, from_vault: int, what: str, cure: str
+    consumer: ConsumerCore, token: Token, has: Means, *, gasless: bool, cost: int, from_vault: int, what: str, cure: str
 ) -> None:
     """InsufficientFunds, said before a transaction fails over it. `what` is bought, `cure` is how to buy less."""
     short = cost - from_vault
@@ -67,14 +64,14 @@ async def check_funds(
         )
 
 
-async def check_price(consumer: Consumer, token: Token, price: int, *, cure: str) -> None:
+async def check_price(consumer: ConsumerCore, token: Token, price: int, *, cure: str) -> None:
     """As `check_worth`, for a licence: of an account's, coins are taken from its hands alone."""
     has = await means(consumer, token)
     native = token.address == NATIVE and not isinstance(consumer.account, WalletAccount)
     check_worth(consumer, token, has, cost=price, from_vault=0 if native else min(has.vault, price), cure=cure)
 
 
-def check_worth(consumer: Consumer, token: Token, has: Means, *, cost: int, from_vault: int, cure: str) -> None:
+def check_worth(consumer: ConsumerCore, token: Token, has: Means, *, cost: int, from_vault: int, cure: str) -> None:
     """InsufficientFunds where there is less than the cost. `cure`: what costs less."""
     if has.hand < cost - from_vault:
         wallet = isinstance(consumer.account, WalletAccount)
@@ -87,7 +84,7 @@ def check_worth(consumer: Consumer, token: Token, has: Means, *, cost: int, from
 
 
 @contextmanager
-def paying(consumer: Consumer, token: Token, amount: int) -> Iterator[None]:
+def paying(consumer: ConsumerCore, token: Token, amount: int) -> Iterator[None]:
     """What is paid at once within it counts against the caps of the software, from before it is sent on. CapExceeded.
     It no longer counts only where the chain says that it was not paid: what is thought lost may still be mined."""
     chain, journal = consumer.chain, consumer.journal
@@ -101,12 +98,12 @@ def paying(consumer: Consumer, token: Token, amount: int) -> Iterator[None]:
         raise
 
 
-def lacks_gas(consumer: Consumer, token: Token, has: Means, *, cost: int) -> bool:
+def lacks_gas(consumer: ConsumerCore, token: Token, has: Means, *, cost: int) -> bool:
     """Whether the provider had better send the transactions: there are no coins for gas, and the money is there."""
     return has.coins < consumer.gas_reserve and (token.address != NATIVE or has.vault >= cost)
 
 
-async def permits(consumer: Consumer, token: Token, amounts: list[int], deadline: int) -> list[Permit]:
+async def permits(consumer: ConsumerCore, token: Token, amounts: list[int], deadline: int) -> list[Permit]:
     """Signed allowances of exactly what orders will take, spent in this sequence. InsufficientFunds where the token
     has no permits."""
     chain, me = consumer.chain, consumer.account.address

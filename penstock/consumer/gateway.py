@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from types import TracebackType
@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 
+from penstock.consumer.chunks import Chunk, Delta, Usage, told_ids
 from penstock.consumer.embeddings import check_vectors
-from penstock.consumer.receipts import Witness, told_ids
+from penstock.consumer.receipts import Witness
 from penstock.consumer.sse import read_events
 from penstock.errors import AnswerCut, GatewayGarbage, GatewayRefused, GatewayUnreachable, PaymentRequired, WireError
 from penstock.wire.completions import EMBEDDINGS, MAX_VECTORS, most_tokens, word_bytes
@@ -65,22 +66,6 @@ class Waits:
     close: float = 20
     settle: float = 15
     """Until our own node shows what a gateway has sent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """A piece of an answer: some text, or why it ended, or what it took."""
-
-    text: str = ""
-    finish_reason: str | None = None
-    usage: Usage | None = None
 
 
 class Gateway:
@@ -255,35 +240,6 @@ class Gateway:
         if status == 402:
             return PaymentRequired(status, code, f"{said}{self.unpaid}", body)
         return GatewayRefused(status, code, f"{said}{self.unwilling}", body)
-
-
-class _Choice(msgspec.Struct):
-    delta: dict[str, Any] | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-    index: int = 0
-    token_ids: Any = None
-
-
-class _UsageBody(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    total_tokens: int = 0
-
-
-class _Timings(msgspec.Struct):
-    """llama.cpp's count so far."""
-
-    prompt_n: int = 0
-    cache_n: int = 0
-    predicted_n: int = 0
-
-
-class _Chunk(msgspec.Struct):
-    choices: Sequence[_Choice] = ()
-    usage: _UsageBody | None = None
-    timings: _Timings | None = None
-    error: Any = None
 
 
 class Answer:
@@ -472,7 +428,7 @@ class Answer:
 
     def _parse(self, event: bytes) -> list[Delta]:
         try:
-            chunk = msgspec.json.decode(event, type=_Chunk)
+            chunk = msgspec.json.decode(event, type=Chunk)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise self._gateway._garbage(f"an event of its answer: {_words(str(error))}") from error
         if chunk.error is not None:

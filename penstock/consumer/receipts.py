@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import msgspec
 
+from penstock.consumer.chunks import MAX_TOKEN, Usage, told_ids
 from penstock.errors import BadSignature, PenstockError, ReceiptRefused, WireError
 from penstock.evidence import Evidence, Source
-from penstock.types import Address, Offer, StreamKey
+from penstock.types import Address, Offer
 from penstock.wire.completions import asked_tokens, most_tokens
 from penstock.wire.eip712 import Domain
 from penstock.wire.evidence import Piece
@@ -32,18 +33,12 @@ from penstock.wire.receipts import (
 )
 from penstock.wire.sessions import prompt_bound
 
-if TYPE_CHECKING:
-    from penstock.consumer.consumer import Consumer
-    from penstock.consumer.gateway import Gateway, Usage
-    from penstock.consumer.market import Listing
-
 CLOCKS = 60_000
 """Milliseconds by which a provider's clock may differ from ours."""
 MAX_RECEIPTS = 4
 """Of one answer that are looked at: there should be one."""
 MAX_GAP = 64
 """Receipts of earlier answers, such as those that were hung up on, that are asked for at once."""
-MAX_TOKEN = 2**32 - 1
 
 
 @dataclass(slots=True)
@@ -428,43 +423,6 @@ class Witness:
             self.receipt = await self._receipts.received(text, self.seen, self._accept)
         if complete and not self._texts:
             self._receipts.missing()
-
-
-def watch(
-    consumer: Consumer, listing: Listing, gateway: Gateway, key: StreamKey, start: int, bearer: Callable[[], str]
-) -> SessionReceipts:
-    """The receipts of a session that has just begun."""
-    chain = consumer.chain
-    domain = chain.slashing_domain
-
-    async def registered() -> Address:
-        return (await chain.provider(listing.provider.id)).signer
-
-    async def fetch(name: str) -> SignedReceipt:
-        return await gateway.receipt(bearer(), name)
-
-    async def fetch_from(first: int) -> list[SignedReceipt]:
-        return await gateway.receipts(bearer(), first)
-
-    return SessionReceipts(
-        consumer.journal.evidence,
-        Source(chain.chain_id, domain.contract, listing.provider.id, gateway.endpoint, key, start),
-        listing.offer,
-        domain,
-        signer=listing.provider.signer,
-        registered=registered,
-        fetch=fetch,
-        fetch_from=fetch_from,
-        clock=consumer.clock,
-        warn=consumer.warn,
-    )
-
-
-def told_ids(found: object) -> list[int] | None:
-    """The token ids that a piece carries; None where they are no such."""
-    if not isinstance(found, list) or not all(type(one) is int and 0 <= one <= MAX_TOKEN for one in found):
-        return None
-    return found
 
 
 def _first_wrong(facts: tuple[tuple[str, object, object], ...]) -> str:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from penstock.channels import ChannelState
+from penstock.consumer.closing_channels import ChannelCloser
+from penstock.consumer.closing_streams import StreamCloser
+from penstock.consumer.core import ConsumerCore
 from penstock.errors import NotFound, StreamLeftOpen
 from penstock.journal import ChannelRecord, Record, State
 from penstock.types import Address, ChannelOpened, Opened, StreamId, StreamKey
 
-if TYPE_CHECKING:
-    from penstock.consumer.consumer import Consumer
 
-
-async def recover(consumer: Consumer, first_block: int) -> list[Record | ChannelRecord]:
+async def recover(consumer: ConsumerCore, first_block: int) -> list[Record | ChannelRecord]:
     """Put on record, and stop, every running stream and channel that the chain says this account opened. The
     vouchers that were signed are their provider's to show.
 
@@ -42,16 +41,16 @@ async def recover(consumer: Consumer, first_block: int) -> list[Record | Channel
     found: list[Record | ChannelRecord] = []
     for stream in running:
         with suppress(StreamLeftOpen):  # it is in the record
-            await consumer.stop(stream)
+            await StreamCloser(consumer).stop(stream)
         found.append(consumer.record(stream))
     for channel in locked:
         with suppress(StreamLeftOpen):
-            await consumer.stop_channel(channel)
+            await ChannelCloser(consumer).stop(channel)
         found.append(consumer.channel_record(channel))
     return found
 
 
-async def _adopt(consumer: Consumer, event: Opened) -> None:
+async def _adopt(consumer: ConsumerCore, event: Opened) -> None:
     """Put a stream on record that only the chain knows of. Its session key is lost: we can only close it."""
     provider, endpoint, model, _ = await _seller(consumer, event.key)
     consumer.journal.intend(
@@ -73,7 +72,7 @@ async def _adopt(consumer: Consumer, event: Opened) -> None:
     consumer.journal.opened(event.id, start=event.start, end=event.end)
 
 
-async def _adopt_channel(consumer: Consumer, event: ChannelOpened, state: ChannelState) -> None:
+async def _adopt_channel(consumer: ConsumerCore, event: ChannelOpened, state: ChannelState) -> None:
     """As `_adopt`."""
     provider, endpoint, model, prices = await _seller(consumer, event.key)
     consumer.journal.intend_channel(
@@ -96,7 +95,7 @@ async def _adopt_channel(consumer: Consumer, event: ChannelOpened, state: Channe
     consumer.journal.signed(event.id, state.settled)
 
 
-async def _seller(consumer: Consumer, key: StreamKey) -> tuple[Address, str, str, tuple[int, int]]:
+async def _seller(consumer: ConsumerCore, key: StreamKey) -> tuple[Address, str, str, tuple[int, int]]:
     """Provider, endpoint, model and token prices of an offer that was bought; blank where the registry has none."""
     try:
         listing = await consumer.market.listing(key.offer_id)

@@ -12,7 +12,7 @@ import pytest
 from penstock.chain.web3 import Web3Chain
 from penstock.channels import CLOSE_DELAY
 from penstock.consumer import ChannelSession, Consumer, Gateway, News, Waits, Wanted
-from penstock.consumer.session import ORDER_LIFE
+from penstock.consumer.base import ORDER_LIFE
 from penstock.errors import (
     ConfigError,
     GatewayRefused,

@@ -13,7 +13,7 @@ from aiohttp import web
 from penstock.chain.web3 import Web3Chain
 from penstock.channels import CLOSE_DELAY
 from penstock.consumer import Consumer, Listing, Waits, Wanted
-from penstock.consumer.channel import STEP_TOKENS
+from penstock.consumer.vouchers import STEP_TOKENS
 from penstock.errors import Overcharged, StreamLeftOpen
 from penstock.journal import Journal, State
 from penstock.types import NATIVE

@@ -10,8 +10,9 @@ import pytest
 from aiohttp import web
 
 from penstock.consumer import gateway as client
+from penstock.consumer.chunks import Usage
 from penstock.consumer.embeddings import vectors
-from penstock.consumer.gateway import Answer, Gateway, Usage
+from penstock.consumer.gateway import Answer, Gateway
 from penstock.errors import AnswerCut, GatewayGarbage, GatewayRefused, GatewayUnreachable
 from penstock.wire.completions import EMBEDDINGS
 from tests.sdk.consumer.test_gateway import QUICK, Handler, serve

@@ -12,7 +12,8 @@ import httpx
 import pytest
 from aiohttp import web
 
-from penstock.consumer.gateway import MAX_BODY, Delta, Gateway, Usage, Waits
+from penstock.consumer.chunks import Delta, Usage
+from penstock.consumer.gateway import MAX_BODY, Gateway, Waits
 from penstock.errors import AnswerCut, GatewayGarbage, GatewayRefused, GatewayUnreachable, PaymentRequired
 from penstock.wire.completions import CHAT
 from scripts._ports import free_port

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from penstock.chain.web3 import Web3Chain
 from penstock.consumer import Consumer, Delta, Listing, News, Usage, Waits, Wanted, stopping_on_signals
+from penstock.consumer.closing_streams import StreamCloser
 from penstock.consumer.tasks import to_the_end
 from penstock.errors import (
     AnswerCut,
@@ -693,14 +694,13 @@ async def crash_at(
             async def dead(*_: object, **__: object) -> None:
                 raise Crash
 
-            buyer.stop = dead  # type: ignore[method-assign, assignment]
-
             async def work() -> None:
                 async with buyer.session(listing) as session:
                     await session.chat("What?").read()
                     raise Crash
 
-            with pytest.raises(Crash):
+            with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
+                patch.setattr(StreamCloser, "stop", dead)
                 await work()
     finally:
         journal.close()
