@@ -20,7 +20,7 @@ from penstock.wire.sessions import StreamKeyBody
 
 SCHEMA = (
     """
-CREATE TABLE IF NOT EXISTS receipts (
+CREATE TABLE receipts (
     number        INTEGER PRIMARY KEY,
     chain_id      INTEGER NOT NULL,
     contract      TEXT NOT NULL,
@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS receipts (
 ) STRICT
 """,
     """
-CREATE TABLE IF NOT EXISTS accepts (
+CREATE TABLE accepts (
     number        INTEGER PRIMARY KEY,
     chain_id      INTEGER NOT NULL,
     contract      TEXT NOT NULL,

@@ -27,7 +27,7 @@ from eth_utils.crypto import keccak
 from penstock.errors import ConfigError
 from penstock.networks import LOCAL_CHAIN_ID
 from penstock.types import Address, address
-from penstock.wire.eip712 import KeySigner
+from penstock.wire.eip712 import Domain, KeySigner
 
 TEST_MNEMONIC = "test test test test test test test test test test test junk"
 TEST_ACCOUNTS = 10
@@ -87,6 +87,12 @@ class LocalAccount:
 
     def __hash__(self) -> int:
         return hash(self.address)
+
+
+def licence_key(account: KeySigner, domain: Domain) -> LocalAccount:
+    """The session key of an account's licences, made from the account's own signature: there is nothing to lose. Who
+    has it can use the licences, and nothing else. `domain`: of `penstock.wire.skills.skills_domain`."""
+    return LocalAccount(keccak(account.sign_digest(domain.digest(keccak(text="The session key of my licences")))))
 
 
 def new_session_key() -> LocalAccount:

@@ -21,14 +21,13 @@ from agents.skills._templates import document
 from penstock.chain.fake import FakeChain
 from penstock.chain.port import Account
 from penstock.consumer.connections import Connections
-from penstock.keys import LocalAccount, new_session_key
+from penstock.keys import LocalAccount, licence_key, new_session_key
 from penstock.licences import Licence, LicenceId, Product, ProductId, Tier
 from penstock.skills.client import Skills, SkillSession, domain_of
 from penstock.skills.content import LocalContent
 from penstock.skills.manifest import load_skill
 from penstock.skills.publishing import buy, publish
 from penstock.types import NATIVE, Service
-from penstock.wire.skills import licence_key
 from provider import market
 from provider.server import Server
 from provider.service import listen

@@ -6,10 +6,10 @@ from agents._context import Context
 from agents._output import emit_json, talk
 from agents.skills._commands import say_fees
 from penstock.errors import ConfigError
+from penstock.keys import licence_key
 from penstock.licences import Licence, LicenceId, Product, Status
 from penstock.skills.client import domain_of
 from penstock.units import format_amount
-from penstock.wire.skills import licence_key
 
 
 async def refund(context: Context, number: int) -> None:

@@ -31,6 +31,7 @@ from penstock.errors import (
     ReceiptRefused,
     WireError,
 )
+from penstock.keys import licence_key
 from penstock.licences import Kind, Licence, LicenceId, Product, ProductId
 from penstock.skills.content import Content, verified
 from penstock.skills.manifest import Card, read_card
@@ -47,7 +48,6 @@ from penstock.wire.skills import (
     SkillSessionAnswer,
     SkillUsage,
     canonical,
-    licence_key,
     new_licence_grant,
     skills_domain,
 )

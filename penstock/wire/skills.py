@@ -20,11 +20,10 @@ from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
 from penstock.errors import Expired, WireError
-from penstock.keys import LocalAccount
 from penstock.licences import LicenceId, ProductId
 from penstock.types import Address, hex32, unhex
 from penstock.wire._fields import read_address, read_bytes, read_bytes32, read_uint
-from penstock.wire.eip712 import Domain, KeySigner, require_signed
+from penstock.wire.eip712 import Domain, require_signed
 from penstock.wire.receipts import NOTHING
 from penstock.wire.sessions import CLOCK_SKEW, MAX_GRANT_LIFE
 from penstock.wire.tickets import TicketBody
@@ -47,12 +46,6 @@ _RECEIPT_KINDS += ["uint64", "uint64", "uint64", "uint64", "bytes32"]
 def skills_domain(chain_id: int, license: Address) -> Domain:
     """Of grants and receipts about the licences of one License contract."""
     return Domain("Penstock Skills", chain_id, license)
-
-
-def licence_key(account: KeySigner, domain: Domain) -> LocalAccount:
-    """The session key of an account's licences, made from the account's own signature: there is nothing to lose. Who
-    has it can use the licences, and nothing else. `domain`: of `skills_domain`."""
-    return LocalAccount(keccak(account.sign_digest(domain.digest(keccak(text="The session key of my licences")))))
 
 
 def canonical(value: Any) -> bytes:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from penstock.chain.web3 import Web3Chain
+from penstock.keys import licence_key
 from penstock.licences import LicenceId
 from penstock.skills.client import domain_of
-from penstock.wire.skills import licence_key
 from tests.deployed import Deployed
 from tests.e2e.test_skills import Shell
 from tests.e2e.test_wallet import Household, household

@@ -8,20 +8,18 @@ from __future__ import annotations
 import json
 import sqlite3
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from penstock.accrual import flow
 from penstock.caps import WINDOWS, Caps, Usage
 from penstock.errors import CapExceeded
+from penstock.journal._records import ChannelRecord, Record
 from penstock.types import Address, Token
 from penstock.units import format_amount
 
-if TYPE_CHECKING:
-    from penstock.journal import ChannelRecord, Record
-
 SCHEMA = (
     """
-CREATE TABLE IF NOT EXISTS spending (
+CREATE TABLE spending (
     kind          TEXT NOT NULL,
     id            TEXT NOT NULL,
     chain_id      INTEGER NOT NULL,
@@ -33,7 +31,7 @@ CREATE TABLE IF NOT EXISTS spending (
     PRIMARY KEY (kind, id)
 ) STRICT
 """,
-    "CREATE INDEX IF NOT EXISTS spending_by_time ON spending (payer, token, at)",
+    "CREATE INDEX spending_by_time ON spending (payer, token, at)",
 )
 """What each stream and channel that is over came to, and since when that is known; and each licence, from before its
 purchase on."""
