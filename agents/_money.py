@@ -8,7 +8,8 @@ from typing import Any
 from agents._context import Context
 from agents._output import emit_json, emit_table, talk
 from penstock.errors import ConfigError, InsufficientFunds
-from penstock.types import NATIVE, Address, Receipt, Token, address
+from penstock.events import Receipt
+from penstock.types import NATIVE, Address, Token, address
 from penstock.units import format_amount, parse_amount
 
 

@@ -15,9 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from penstock.accrual import StreamState
 from penstock.channels import ChannelState
-from penstock.types import (
-    ZERO_ADDRESS,
-    Address,
+from penstock.events import (
     ChannelClosed,
     ChannelCloseRequested,
     ChannelOpened,
@@ -28,13 +26,12 @@ from penstock.types import (
     Event,
     KeeperPaid,
     Opened,
-    StreamId,
-    StreamKey,
     ToppedUp,
     VaultSpent,
     VaultWithdrawn,
     Withdrawn,
 )
+from penstock.types import ZERO_ADDRESS, Address, StreamId, StreamKey
 
 
 @dataclass

@@ -20,6 +20,7 @@ from eth_utils.crypto import keccak
 
 from penstock.chain.port import Account, Chain
 from penstock.errors import ConfigError, NotFound, Reverted, WireError
+from penstock.events import FaultProven, Receipt
 from penstock.evidence import KeptAccept
 from penstock.faults import (
     ANSWER_WINDOW,
@@ -33,7 +34,7 @@ from penstock.faults import (
     Stakes,
     find,
 )
-from penstock.types import Address, Challenge, FaultProven, Offer, OfferId, Receipt, hex32
+from penstock.types import Address, Challenge, Offer, OfferId, hex32
 from penstock.wire.eip712 import Domain, KeySigner, recover
 from penstock.wire.evidence import Piece, decode_piece
 from penstock.wire.receipts import SignedReceipt

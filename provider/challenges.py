@@ -14,9 +14,9 @@ import structlog
 
 from penstock.chain.port import Account
 from penstock.errors import ChainError, Reverted
+from penstock.events import Receipt as Mined
 from penstock.faults import ANSWER_WINDOW, MAX_IDS
 from penstock.types import Address, Block, Place
-from penstock.types import Receipt as Mined
 from penstock.wire.receipts import NOTHING, SignedReceipt
 from provider.receipts import Receipts
 

@@ -17,7 +17,8 @@ from provider.options import CHAIN, AccountName, Config, DeploymentFile, Json, N
 from provider.skills.commands import skills
 
 if TYPE_CHECKING:
-    from penstock.types import Address, ChannelEvent, StreamEvent, StreamId
+    from penstock.events import ChannelEvent, StreamEvent
+    from penstock.types import Address, StreamId
     from provider.payouts import Due
     from provider.projection import LiveChannel, LiveStream
     from provider.service import Connection
@@ -322,7 +323,7 @@ async def _offers(connection: Connection, enable: str | None, disable: str | Non
 
 
 async def _earnings(connection: Connection, settings: Settings, as_json: bool) -> None:
-    from penstock.types import Closed, Withdrawn
+    from penstock.events import Closed, Withdrawn
     from penstock.units import format_amount
 
     chain = connection.chain
@@ -411,7 +412,7 @@ class History:
 
 
 async def _history(connection: Connection, payee: Address) -> History:
-    from penstock.types import ChannelEvent, ChannelOpened, Opened, StreamEvent
+    from penstock.events import ChannelEvent, ChannelOpened, Opened, StreamEvent
     from provider.projection import fold, fold_channel
 
     head = await connection.chain.head()

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from penstock.chain.port import Account, Chain
 from penstock.errors import ConfigError, InsufficientFunds, NotFound
-from penstock.types import NATIVE, Address, Offer, OfferId, Provider, Receipt, Service, Terms, address
+from penstock.events import Receipt
+from penstock.types import NATIVE, Address, Offer, OfferId, Provider, Service, Terms, address
 from penstock.units import format_amount, format_rate, parse_amount, parse_rate
 from provider.settings import Settings, named
 

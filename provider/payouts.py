@@ -15,7 +15,8 @@ import structlog
 
 from penstock.chain.port import Account, Chain
 from penstock.errors import ChainError, Reverted
-from penstock.types import NATIVE, Address, ChannelSettled, StreamId, StreamKey, Voucher, Withdrawn
+from penstock.events import ChannelSettled, Withdrawn
+from penstock.types import NATIVE, Address, StreamId, StreamKey, Voucher
 from provider.accounts import Accounts
 from provider.market import Seller
 from provider.projection import LiveChannel, LiveStream, Projection

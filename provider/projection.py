@@ -21,9 +21,7 @@ from penstock.accrual import StreamState
 from penstock.chain.port import Chain
 from penstock.channels import CLOSE_DELAY, ChannelState
 from penstock.errors import ChainError, NodeUnavailable
-from penstock.types import (
-    Address,
-    Block,
+from penstock.events import (
     ChannelClosed,
     ChannelCloseRequested,
     ChannelEvent,
@@ -33,11 +31,10 @@ from penstock.types import (
     Closed,
     Opened,
     StreamEvent,
-    StreamId,
-    StreamKey,
     ToppedUp,
     Withdrawn,
 )
+from penstock.types import Address, Block, StreamId, StreamKey
 from provider.store import ChainEvent, Store
 
 Clock = Callable[[], float]

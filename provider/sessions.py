@@ -15,21 +15,8 @@ import structlog
 from penstock.accrual import flow
 from penstock.chain.port import Chain
 from penstock.errors import CapExceeded, ChainError, Expired, InsufficientFunds, Reverted, TransactionLost, WireError
-from penstock.types import (
-    NATIVE,
-    Address,
-    ChannelClosed,
-    ChannelOpened,
-    ChannelOrder,
-    Closed,
-    Offer,
-    Opened,
-    Order,
-    Permit,
-    Receipt,
-    StreamId,
-    address,
-)
+from penstock.events import ChannelClosed, ChannelOpened, Closed, Opened, Receipt
+from penstock.types import NATIVE, Address, ChannelOrder, Offer, Order, Permit, StreamId, address
 from penstock.wire import payment
 from penstock.wire.sessions import (
     CLOCK_SKEW,

@@ -26,12 +26,13 @@ from penstock.chain.web3 import Web3Chain
 from penstock.consumer import Consumer, Listing, Wanted
 from penstock.deployments import Deployment
 from penstock.errors import ConfigError, ReceiptRefused, Reverted, StreamLeftOpen
+from penstock.events import ChallengeResolved, FaultProven
 from penstock.faults import ANSWER_WINDOW, BURNED, CHALLENGE_AFTER, Fault, Kind
 from penstock.journal import Journal
 from penstock.keys import LocalAccount, well_known_account
 from penstock.networks import LOCAL_CHAIN_ID
 from penstock.reporting import bring, judge, missing
-from penstock.types import NATIVE, Address, ChallengeResolved, FaultProven, OfferId, StreamKey
+from penstock.types import NATIVE, Address, OfferId, StreamKey
 from penstock.units import format_amount
 from penstock.wire.evidence import Piece
 from penstock.wire.receipts import SignedReceipt, pack_ids, slashing_domain

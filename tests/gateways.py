@@ -21,7 +21,8 @@ from aiohttp import web
 
 from penstock.chain.port import Account, Chain
 from penstock.errors import NotFound, PenstockError
-from penstock.types import Closed, Offer, Service, StreamKey, Terms
+from penstock.events import Closed
+from penstock.types import Offer, Service, StreamKey, Terms
 from penstock.wire.payment import body as payment_body
 from penstock.wire.sessions import (
     SESSIONS_PATH,

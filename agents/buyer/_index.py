@@ -21,7 +21,8 @@ import msgspec
 from agents.buyer._score import Entry
 from penstock.consumer.market import Cover, Listing
 from penstock.errors import NoContract, Reverted
-from penstock.types import Address, Block, FaultProven, Offer, OfferId, Provider, Service, Token
+from penstock.events import FaultProven
+from penstock.types import Address, Block, Offer, OfferId, Provider, Service, Token
 
 if TYPE_CHECKING:
     from penstock.chain.port import Chain

@@ -9,7 +9,8 @@ from typing import Any, get_args
 from penstock.accrual import StreamState
 from penstock.audit import Books
 from penstock.channels import ChannelState
-from penstock.types import Address, Event, Place, StreamKey
+from penstock.events import Event
+from penstock.types import Address, Place, StreamKey
 
 _EVENTS: dict[str, type[Any]] = {
     part.__name__: part for union in get_args(Event) for part in (get_args(union) or (union,))

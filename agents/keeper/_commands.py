@@ -19,9 +19,10 @@ from agents.keeper._sender import SenderPolicy
 from agents.keeper._show import Both, Console, Metrics
 from penstock.chain.web3 import Web3Chain
 from penstock.errors import ConfigError, NotFound
+from penstock.events import Opened
 from penstock.journal import find
 from penstock.networks import LOCAL_CHAIN_ID
-from penstock.types import NATIVE, Address, Opened, StandingOrder, StreamKey, Token
+from penstock.types import NATIVE, Address, StandingOrder, StreamKey, Token
 from penstock.units import parse_amount, parse_duration
 from penstock.wire.keeper import StandingOrderLine, encode_line, sign_standing_order
 

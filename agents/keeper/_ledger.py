@@ -19,7 +19,8 @@ from typing import Any, Self
 from agents.keeper import _codec
 from penstock.audit import Books
 from penstock.errors import ConfigError
-from penstock.types import Address, Event, StreamId, Voucher
+from penstock.events import Event
+from penstock.types import Address, StreamId, Voucher
 from penstock.wire.eip712 import Domain
 from penstock.wire.keeper import (
     SignedOrder,

@@ -18,16 +18,8 @@ from agents.keeper._ledger import Attempt, Job, JobState, Ledger
 from agents.keeper._planner import Action, Kind
 from penstock.chain.calls import Call, Mined, Prepared
 from penstock.chain.port import Account, Chain
-from penstock.types import (
-    ZERO_ADDRESS,
-    Address,
-    ChannelClosed,
-    ChannelSettled,
-    FaultProven,
-    KeeperPaid,
-    Withdrawn,
-    hex32,
-)
+from penstock.events import ChannelClosed, ChannelSettled, FaultProven, KeeperPaid, Withdrawn
+from penstock.types import ZERO_ADDRESS, Address, hex32
 
 MAX_IN_FLIGHT = 16
 """Transactions under way at once: some nodes take no more of one account."""

@@ -12,9 +12,10 @@ from agents._output import emit_json, emit_table, short, short_address, talk
 from penstock.chain.port import Chain
 from penstock.consumer.market import has_prefix
 from penstock.errors import ConfigError, NotFound, Reverted
+from penstock.events import Receipt
 from penstock.faults import ANSWER_WINDOW
 from penstock.reporting import Case, Docket, Missing, bring, judge, missing, read_pieces
-from penstock.types import NATIVE, Receipt, Token
+from penstock.types import NATIVE, Token
 from penstock.units import format_amount, when
 from penstock.wire.evidence import Piece
 

@@ -11,8 +11,9 @@ from agents.records.ledger import Ledger
 from penstock.accrual import StreamState, flow
 from penstock.chain.port import Chain
 from penstock.errors import PenstockError
+from penstock.events import ChannelClosed, ChannelOpened, ChannelToppedUp, Closed, Opened, ToppedUp
 from penstock.journal import ChannelRecord, Record, State
-from penstock.types import ChannelClosed, ChannelOpened, ChannelToppedUp, Closed, Opened, Token, ToppedUp
+from penstock.types import Token
 from penstock.units import format_amount, when
 
 AnyRecord = Record | ChannelRecord

@@ -19,6 +19,7 @@ from agents.skills import _templates
 from penstock.consumer import funds
 from penstock.consumer.connections import Connections
 from penstock.errors import ConfigError, NotFound, PenstockError
+from penstock.events import Receipt
 from penstock.keys import licence_key
 from penstock.licences import ENDLESS, NEVER, Item, Kind, Licence, LicenceId, Product, ProductId, Tier, split
 from penstock.networks import LOCAL_CHAIN_ID, network
@@ -28,7 +29,7 @@ from penstock.skills.client import Catalogue, Skills, domain_of
 from penstock.skills.content import open_content
 from penstock.skills.manifest import Card, category_of
 from penstock.skills.sandbox import Sandbox
-from penstock.types import Receipt, Token, address
+from penstock.types import Token, address
 from penstock.units import format_amount, parse_amount
 
 

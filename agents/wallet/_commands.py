@@ -17,8 +17,9 @@ from penstock.chain import wallet_calls as calls
 from penstock.chain.calls import Call
 from penstock.chain.port import Chain
 from penstock.errors import ConfigError, InsufficientFunds, NotFound, Reverted
+from penstock.events import ChannelOpened, Opened, Receipt
 from penstock.licences import ProductId
-from penstock.types import ZERO_ADDRESS, Address, ChannelOpened, OfferId, Opened, Receipt, Token, address
+from penstock.types import ZERO_ADDRESS, Address, OfferId, Token, address
 from penstock.units import format_amount, parse_duration, when
 from penstock.wallets import EVERYTHING, Beginning, Grant, Scope, WalletEvent
 

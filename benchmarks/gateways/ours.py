@@ -22,8 +22,9 @@ import msgspec
 import structlog
 
 from penstock.chain.fake import FakeChain
+from penstock.events import Opened
 from penstock.keys import LocalAccount, new_session_key
-from penstock.types import NATIVE, Opened, StreamKey
+from penstock.types import NATIVE, StreamKey
 from penstock.wire.sessions import SESSIONS_PATH, GrantBody, SessionRequest, StreamKeyBody, new_grant
 from provider import market
 from provider.app import create_app

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from penstock.chain._codec import EventShape, event_shapes, place_of
-from penstock.types import (
+from penstock.events import (
     ChannelClosed,
     ChannelCloseRequested,
     ChannelOpened,
@@ -17,13 +17,12 @@ from penstock.types import (
     Event,
     KeeperPaid,
     Opened,
-    Place,
-    StreamKey,
     ToppedUp,
     VaultSpent,
     VaultWithdrawn,
     Withdrawn,
 )
+from penstock.types import Place, StreamKey
 
 _STREAM_EVENTS = ("Opened", "ToppedUp", "Withdrawn", "Closed")
 _PLAIN: dict[str, Callable[..., Event]] = {

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from penstock.types import Address, Event, Opened, StreamEvent, StreamId
+from penstock.events import Event, Opened, StreamEvent
+from penstock.types import Address, StreamId
 
 
 def only_of(events: Iterable[Event], *, payee: Address | None, payer: Address | None) -> list[StreamEvent]:

@@ -6,21 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from penstock.chain._codec import EventShape, checksum, event_shapes, place_of
-from penstock.types import (
-    Address,
+from penstock.events import (
     ChallengeAnswered,
     ChallengeOpened,
     ChallengeResolved,
     Committed,
     CreditWithdrawn,
     FaultProven,
-    OfferId,
-    Place,
-    StreamId,
-    StreamKey,
     Verdict,
-    hex32,
 )
+from penstock.types import Address, OfferId, Place, StreamId, StreamKey, hex32
 
 _PLAIN: dict[str, Callable[..., Verdict]] = {
     "Committed": Committed,

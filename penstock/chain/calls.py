@@ -8,9 +8,10 @@ from typing import Any
 
 from penstock.chain._batches import AT_ONCE as AT_ONCE
 from penstock.chain._batches import require_batch, require_tickets
+from penstock.events import Receipt
 from penstock.faults import Fault
 from penstock.licences import Ticket
-from penstock.types import NATIVE, Address, Receipt, StandingOrder, StreamKey, Voucher, unhex
+from penstock.types import NATIVE, Address, StandingOrder, StreamKey, Voucher, unhex
 from penstock.wire.receipts import Accept, SignedAccept, SignedReceipt
 
 

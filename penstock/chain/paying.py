@@ -18,8 +18,9 @@ from penstock.chain import wallet_calls
 from penstock.chain.calls import Call
 from penstock.chain.port import Account, Chain
 from penstock.errors import CapExceeded, ConfigError, Reverted
+from penstock.events import Receipt
 from penstock.licences import LicenceId, ProductId, Tier
-from penstock.types import ALL, Address, Receipt, StreamId, StreamKey
+from penstock.types import ALL, Address, StreamId, StreamKey
 from penstock.wallets import WalletAccount
 
 _AT_ONCE = 50

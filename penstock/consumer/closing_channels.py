@@ -19,8 +19,9 @@ from penstock.errors import (
     PenstockError,
     StreamLeftOpen,
 )
+from penstock.events import ChannelClosed, ChannelOpened, ChannelToppedUp
 from penstock.journal import ChannelRecord, State
-from penstock.types import ZERO_ADDRESS, ChannelClosed, ChannelOpened, ChannelToppedUp, StreamId
+from penstock.types import ZERO_ADDRESS, StreamId
 from penstock.units import when
 from penstock.wallets import WalletAccount
 

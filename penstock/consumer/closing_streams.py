@@ -8,8 +8,9 @@ from penstock.accrual import StreamState, flow
 from penstock.consumer.closing import CLOCKS, MEMPOOL_LIFE, ask_to_close
 from penstock.consumer.core import ConsumerCore
 from penstock.errors import ChainError, GatewayUnreachable, PenstockError, Reverted, StreamLeftOpen
+from penstock.events import Closed, Opened, StreamEvent, ToppedUp
 from penstock.journal import Record, State
-from penstock.types import ZERO_ADDRESS, Closed, Opened, StreamEvent, StreamId, ToppedUp
+from penstock.types import ZERO_ADDRESS, StreamId
 from penstock.units import format_amount, when
 from penstock.wallets import WalletAccount
 from penstock.wire.eip712 import cancel_digest

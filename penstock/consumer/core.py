@@ -17,10 +17,11 @@ from penstock.consumer.connections import Connections
 from penstock.consumer.gateway import Gateway, Waits
 from penstock.consumer.market import Market
 from penstock.errors import GatewayGarbage, GatewayRefused, GatewayUnreachable, NotFound
+from penstock.events import Receipt
 from penstock.journal import ChannelRecord, Journal, Limit, Record, State, Transaction
 from penstock.keys import LocalAccount
 from penstock.networks import LOCAL_CHAIN_ID
-from penstock.types import Address, Provider, Receipt, StreamId, Token
+from penstock.types import Address, Provider, StreamId, Token
 from penstock.wallets import WalletAccount
 from penstock.wire.sessions import (
     ChannelBody,

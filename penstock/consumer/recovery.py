@@ -9,8 +9,9 @@ from penstock.consumer.closing_channels import ChannelCloser
 from penstock.consumer.closing_streams import StreamCloser
 from penstock.consumer.core import ConsumerCore
 from penstock.errors import NotFound, StreamLeftOpen
+from penstock.events import ChannelOpened, Opened
 from penstock.journal import ChannelRecord, Record, State
-from penstock.types import Address, ChannelOpened, Opened, StreamId, StreamKey
+from penstock.types import Address, StreamId, StreamKey
 
 
 async def recover(consumer: ConsumerCore, first_block: int) -> list[Record | ChannelRecord]:

@@ -27,8 +27,9 @@ from penstock.consumer.streams import (
 from penstock.consumer.summaries import Summary
 from penstock.consumer.tasks import to_the_end
 from penstock.errors import GatewayGarbage, GatewayRefused
+from penstock.events import Receipt
 from penstock.journal import Record
-from penstock.types import NATIVE, Order, Receipt, StreamId
+from penstock.types import NATIVE, Order, StreamId
 from penstock.wire.eip712 import order_digest
 from penstock.wire.sessions import (
     GrantBody,

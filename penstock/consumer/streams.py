@@ -10,8 +10,9 @@ from penstock.consumer.funds import means
 from penstock.consumer.gateway import Gateway
 from penstock.consumer.market import Listing
 from penstock.errors import ConfigError, GatewayGarbage, NodeUnavailable, PenstockError, TransactionLost
+from penstock.events import Opened, ToppedUp
 from penstock.journal import Record
-from penstock.types import NATIVE, Opened, StreamKey, ToppedUp
+from penstock.types import NATIVE, StreamKey
 from penstock.wire.sessions import SessionAnswer, WellKnown
 
 DEFAULT_DURATION = 60

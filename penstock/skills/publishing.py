@@ -15,6 +15,7 @@ import msgspec
 
 from penstock.chain.port import Account, Chain
 from penstock.errors import ConfigError
+from penstock.events import Receipt
 from penstock.licences import (
     Kind,
     LicenceId,
@@ -35,7 +36,7 @@ from penstock.skills.openapi import Invalid
 from penstock.skills.package import unpack, write_files
 from penstock.skills.sandbox import Sandbox, SkillFailed
 from penstock.skills.scan import Finding, scan
-from penstock.types import NATIVE, Address, Receipt
+from penstock.types import NATIVE, Address
 from penstock.units import parse_amount
 from penstock.wire.skills import canonical
 

@@ -9,7 +9,8 @@ from typing import get_args
 
 from sqlalchemy import Connection, delete, select
 
-from penstock.types import ChannelEvent, Place, StreamEvent, StreamId, StreamKey
+from penstock.events import ChannelEvent, StreamEvent
+from penstock.types import Place, StreamId, StreamKey
 from provider.store._database import Database
 from provider.store._tables import BLOCKS, EVENTS
 

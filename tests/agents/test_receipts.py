@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 
 from penstock.chain.web3 import Web3Chain
+from penstock.events import Committed, FaultProven
 from penstock.evidence import Source
 from penstock.faults import ANSWER_WINDOW
 from penstock.journal import Journal
 from penstock.keys import LocalAccount
 from penstock.reporting import judge, salt_of
-from penstock.types import NATIVE, Committed, FaultProven
+from penstock.types import NATIVE
 from penstock.wire.evidence import Piece, encode_piece
 from tests.gateways import selling
 from tests.liar import Liar

@@ -20,8 +20,9 @@ import pytest
 
 from penstock.chain.web3 import Web3Chain
 from penstock.deployments import Deployment
+from penstock.events import Opened, Receipt
 from penstock.keys import LocalAccount, new_session_key
-from penstock.types import NATIVE, Address, Offer, Opened, Order, Permit, PermitKind, Receipt, StreamKey
+from penstock.types import NATIVE, Address, Offer, Order, Permit, PermitKind, StreamKey
 from penstock.wire.eip712 import Domain, cancel_digest, order_digest, permit_digest
 from penstock.wire.sessions import (
     SESSIONS_PATH,

@@ -10,7 +10,7 @@ import pytest
 
 from penstock.chain.web3 import Web3Chain
 from penstock.errors import NodeUnavailable
-from penstock.types import Closed
+from penstock.events import Closed
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
 from tests.harness import Node

@@ -10,8 +10,8 @@ import pytest
 
 from penstock.chain.web3 import Web3Chain
 from penstock.errors import NodeUnavailable
+from penstock.events import Receipt as Mined
 from penstock.faults import ANSWER_WINDOW
-from penstock.types import Receipt as Mined
 from penstock.wire.receipts import ACCEPT_HEADER, SignedAccept
 from provider.challenges import Challenges, Court
 from provider.engines.upstream import UpstreamEngine

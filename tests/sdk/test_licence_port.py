@@ -10,6 +10,7 @@ import pytest
 
 from penstock.audit import Books
 from penstock.errors import InsufficientFunds, NotFound, Reverted
+from penstock.events import Receipt
 from penstock.keys import LocalAccount, new_session_key
 from penstock.licences import (
     DAY,
@@ -35,7 +36,7 @@ from penstock.licences import (
     Version,
     split,
 )
-from penstock.types import ALL, NATIVE, ZERO_ADDRESS, Address, Receipt, hex32
+from penstock.types import ALL, NATIVE, ZERO_ADDRESS, Address, hex32
 from penstock.wire.eip712 import ticket_digest
 from tests.sdk.worlds import COIN, DOLLAR, World
 

@@ -10,12 +10,13 @@ import pytest
 
 from penstock.consumer.market import Market
 from penstock.errors import ConfigError, NodeUnavailable, Reverted
+from penstock.events import ChallengeAnswered, ChallengeOpened, ChallengeResolved, FaultProven, Receipt
 from penstock.evidence import Evidence, KeptAccept, Source
 from penstock.faults import ANSWER_WINDOW, Kind
 from penstock.journal import Journal
 from penstock.keys import LocalAccount, new_session_key
 from penstock.reporting import Missing, bring, judge, missing, read_pieces, salt_of
-from penstock.types import NATIVE, ChallengeAnswered, ChallengeOpened, ChallengeResolved, FaultProven, Receipt
+from penstock.types import NATIVE
 from penstock.wire.evidence import Piece, decode_piece, encode_piece
 from penstock.wire.receipts import SignedReceipt, slashing_domain
 from tests.liar import IDS, TERMS, Liar

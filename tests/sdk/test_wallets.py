@@ -14,6 +14,7 @@ from penstock.chain.paying import paying_from_wallet
 from penstock.chain.port import Chain
 from penstock.channels import CLOSE_DELAY
 from penstock.errors import CapExceeded, ConfigError, NotFound, Reverted
+from penstock.events import Receipt
 from penstock.keys import LocalAccount, new_session_key
 from penstock.licences import (
     DAY,
@@ -37,7 +38,6 @@ from penstock.types import (
     OfferId,
     Order,
     Permit,
-    Receipt,
     StreamId,
     StreamKey,
     Voucher,

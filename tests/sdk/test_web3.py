@@ -16,8 +16,9 @@ from penstock.chain import _rpc
 from penstock.chain._codec import revert_reason
 from penstock.chain.web3 import Web3Chain, _node, _sending
 from penstock.errors import ChainError, NoContract, NodeUnavailable, Reverted, WrongChain
+from penstock.events import Deposited
 from penstock.keys import new_session_key
-from penstock.types import NATIVE, Deposited, Service, Terms
+from penstock.types import NATIVE, Service, Terms
 from scripts._ports import free_port
 from tests.deployed import Deployed
 from tests.harness import Node, wait_until

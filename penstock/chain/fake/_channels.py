@@ -11,8 +11,9 @@ from penstock.chain.fake._rules.channels import ChannelRules
 from penstock.chain.fake._vault import Vault
 from penstock.chain.fake._wallets import Wallets
 from penstock.channels import ChannelState
+from penstock.events import Receipt
 from penstock.keys import Account
-from penstock.types import NATIVE, Address, ChannelOrder, Permit, Receipt, StreamId, StreamKey, Voucher
+from penstock.types import NATIVE, Address, ChannelOrder, Permit, StreamId, StreamKey, Voucher
 
 
 class Channels(Vault, Wallets):

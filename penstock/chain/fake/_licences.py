@@ -9,6 +9,7 @@ from penstock.chain._batches import require_tickets
 from penstock.chain.fake._node import Node
 from penstock.chain.fake._rules.licences import LicenceRules
 from penstock.errors import NotFound
+from penstock.events import Receipt
 from penstock.keys import Account
 from penstock.licences import (
     NO_HASH,
@@ -27,7 +28,7 @@ from penstock.licences import (
     Tier,
     upgrade_cost,
 )
-from penstock.types import ZERO_ADDRESS, Address, Receipt
+from penstock.types import ZERO_ADDRESS, Address
 from penstock.wire.eip712 import Domain
 
 Found = TypeVar("Found")

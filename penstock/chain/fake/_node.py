@@ -11,9 +11,10 @@ from eth_utils.crypto import keccak
 from penstock.chain.fake._rules.state import FakeBlock, State
 from penstock.chain.fake._rules.transaction import Contracts, Refused, Transaction
 from penstock.errors import InsufficientFunds, NodeUnavailable, Reverted, TransactionLost
+from penstock.events import Receipt
 from penstock.keys import Account
 from penstock.networks import LOCAL_CHAIN_ID
-from penstock.types import Address, Block, Receipt, address, hex32
+from penstock.types import Address, Block, address, hex32
 from penstock.units import format_amount
 
 START = 1_800_000_000

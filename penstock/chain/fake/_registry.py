@@ -8,8 +8,9 @@ from penstock.chain.fake._node import Node
 from penstock.chain.fake._rules.registry import RegistryRules, active_slots, was_signer
 from penstock.chain.fake._rules.staking import covers
 from penstock.errors import NotFound, Reverted
+from penstock.events import Receipt
 from penstock.keys import Account
-from penstock.types import Address, Basis, MarketChanges, Offer, OfferId, Provider, Receipt, Service, Terms
+from penstock.types import Address, Basis, MarketChanges, Offer, OfferId, Provider, Service, Terms
 
 _MAX_UNBACKED = 16
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from penstock.chain.fake._node import Node
 from penstock.chain.fake._rules.slashing import BOND, SlashingRules, penalty
+from penstock.events import Receipt, Verdict
 from penstock.faults import Fault
 from penstock.keys import Account
-from penstock.types import Address, Challenge, Receipt, StreamId, StreamKey, Verdict
+from penstock.types import Address, Challenge, StreamId, StreamKey
 from penstock.wire.eip712 import Domain
 from penstock.wire.receipts import Accept, SignedAccept, SignedReceipt
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from penstock.chain.fake._node import Node
 from penstock.chain.fake._rules.staking import StakingRules, covers
+from penstock.events import Receipt
 from penstock.keys import Account
-from penstock.types import NATIVE, Address, Receipt
+from penstock.types import NATIVE, Address
 
 
 class Staking(Node):

@@ -13,18 +13,9 @@ from penstock.chain.fake._rules.streams import StreamRules
 from penstock.chain.fake._rules.transaction import UINT256
 from penstock.chain.fake._vault import Vault
 from penstock.chain.fake._wallets import Wallets
+from penstock.events import Receipt, StreamEvent
 from penstock.keys import Account
-from penstock.types import (
-    ZERO_ADDRESS,
-    Address,
-    Order,
-    Permit,
-    Receipt,
-    StandingOrder,
-    StreamEvent,
-    StreamId,
-    StreamKey,
-)
+from penstock.types import ZERO_ADDRESS, Address, Order, Permit, StandingOrder, StreamId, StreamKey
 
 
 class Streams(Vault, Wallets):

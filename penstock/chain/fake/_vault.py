@@ -7,8 +7,9 @@ from functools import cached_property
 from penstock.chain.fake._node import Node
 from penstock.chain.fake._rules.transaction import UINT256, Transaction
 from penstock.chain.fake._rules.vault import VaultRules
+from penstock.events import Event, Receipt
 from penstock.keys import Account
-from penstock.types import NATIVE, Address, Event, Receipt
+from penstock.types import NATIVE, Address
 from penstock.wire.eip712 import Domain, session_domain
 
 

@@ -14,8 +14,9 @@ from penstock.chain.fake._rules.transaction import Transaction
 from penstock.chain.fake._rules.wallets import WalletRules
 from penstock.chain.refusals import as_cap_exceeded
 from penstock.errors import NotFound, Reverted
+from penstock.events import Receipt
 from penstock.keys import Account
-from penstock.types import Address, Receipt, StreamId, address
+from penstock.types import Address, StreamId, address
 from penstock.wallets import Beginning, Grant, Wallet, WalletEvent
 
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from penstock.channels import ChannelState
+from penstock.events import Receipt
 from penstock.keys import Account
-from penstock.types import Address, ChannelOrder, Permit, Receipt, StreamId, StreamKey, Voucher
+from penstock.types import Address, ChannelOrder, Permit, StreamId, StreamKey, Voucher
 
 
 class Channels(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from penstock.events import Receipt
 from penstock.keys import Account
 from penstock.licences import (
     NO_HASH,
@@ -25,7 +26,7 @@ from penstock.licences import (
     Ticket,
     Tier,
 )
-from penstock.types import Address, Receipt
+from penstock.types import Address
 from penstock.wire.eip712 import Domain
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from penstock.events import Receipt
 from penstock.keys import Account
-from penstock.types import Address, Basis, MarketChanges, Offer, OfferId, Provider, Receipt, Service, Terms
+from penstock.types import Address, Basis, MarketChanges, Offer, OfferId, Provider, Service, Terms
 
 
 class Registry(Protocol):

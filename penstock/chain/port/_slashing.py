@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from penstock.events import Receipt, Verdict
 from penstock.faults import Fault
 from penstock.keys import Account
-from penstock.types import Address, Challenge, Receipt, StreamId, StreamKey, Verdict
+from penstock.types import Address, Challenge, StreamId, StreamKey
 from penstock.wire.eip712 import Domain
 from penstock.wire.receipts import Accept, SignedAccept, SignedReceipt
 

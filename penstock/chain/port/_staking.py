@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from penstock.events import Receipt
 from penstock.keys import Account
-from penstock.types import Address, Receipt
+from penstock.types import Address
 
 
 class Staking(Protocol):

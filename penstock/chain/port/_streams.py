@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from penstock.accrual import StreamState
+from penstock.events import Receipt, StreamEvent
 from penstock.keys import Account
-from penstock.types import Address, Order, Permit, Receipt, StandingOrder, StreamEvent, StreamId, StreamKey
+from penstock.types import Address, Order, Permit, StandingOrder, StreamId, StreamKey
 
 
 class Streams(Protocol):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from penstock.events import Event, Receipt
 from penstock.keys import Account
-from penstock.types import Address, Event, Receipt
+from penstock.types import Address
 from penstock.wire.eip712 import Domain
 
 

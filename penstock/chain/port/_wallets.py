@@ -7,8 +7,9 @@ from typing import Protocol
 
 from penstock.caps import Caps, Usage
 from penstock.chain.calls import Call
+from penstock.events import Receipt
 from penstock.keys import Account
-from penstock.types import Address, Receipt, StreamId
+from penstock.types import Address, StreamId
 from penstock.wallets import Beginning, Grant, Wallet, WalletEvent
 
 

@@ -10,8 +10,9 @@ from penstock.chain.calls import parties
 from penstock.chain.web3._vault import Vault
 from penstock.chain.web3._wallets import Wallets
 from penstock.channels import ChannelState
+from penstock.events import Receipt
 from penstock.keys import Account
-from penstock.types import Address, ChannelOrder, Permit, PermitKind, Receipt, StreamId, StreamKey, Voucher, unhex
+from penstock.types import Address, ChannelOrder, Permit, PermitKind, StreamId, StreamKey, Voucher, unhex
 
 
 class Channels(Vault, Wallets):

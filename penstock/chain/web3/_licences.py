@@ -10,6 +10,7 @@ from penstock.chain import _licence_events, calls
 from penstock.chain._codec import checksum, interface
 from penstock.chain.web3._sending import Sending, Takes
 from penstock.errors import NotFound
+from penstock.events import Receipt
 from penstock.keys import Account
 from penstock.licences import (
     NO_HASH,
@@ -28,7 +29,7 @@ from penstock.licences import (
     Ticket,
     Tier,
 )
-from penstock.types import NATIVE, ZERO_ADDRESS, Address, Receipt, unhex
+from penstock.types import NATIVE, ZERO_ADDRESS, Address, unhex
 from penstock.wire.eip712 import Domain, license_domain
 
 

@@ -10,20 +10,9 @@ from penstock.chain._codec import Function, checksum, interface
 from penstock.chain.web3._node import PAGE
 from penstock.chain.web3._sending import Sending
 from penstock.errors import NotFound
+from penstock.events import Receipt
 from penstock.keys import Account
-from penstock.types import (
-    Address,
-    Basis,
-    MarketChanges,
-    Offer,
-    OfferId,
-    Provider,
-    Receipt,
-    Service,
-    Terms,
-    hex32,
-    unhex,
-)
+from penstock.types import Address, Basis, MarketChanges, Offer, OfferId, Provider, Service, Terms, hex32, unhex
 
 
 class Registry(Sending):

@@ -18,8 +18,9 @@ from penstock.chain._rpc import RpcError
 from penstock.chain.calls import Call, Mined, Prepared
 from penstock.chain.web3._tokens import Tokens
 from penstock.errors import ChainError, InsufficientFunds, NodeUnavailable, Reverted, TransactionLost
+from penstock.events import Receipt
 from penstock.keys import Account
-from penstock.types import NATIVE, Address, Receipt, hex32
+from penstock.types import NATIVE, Address, hex32
 from penstock.units import format_amount
 
 Takes = tuple[Address, Address, int, int]

@@ -8,9 +8,10 @@ from typing import Any
 from penstock.chain import _verdicts, calls
 from penstock.chain._codec import checksum, interface
 from penstock.chain.web3._sending import Sending
+from penstock.events import Receipt, Verdict
 from penstock.faults import Fault
 from penstock.keys import Account
-from penstock.types import Address, Challenge, Receipt, StreamId, StreamKey, Verdict, unhex
+from penstock.types import Address, Challenge, StreamId, StreamKey, unhex
 from penstock.wire.eip712 import Domain
 from penstock.wire.receipts import Accept, SignedAccept, SignedReceipt, slashing_domain
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from penstock.chain._codec import checksum, interface
 from penstock.chain.web3._sending import Sending
+from penstock.events import Receipt
 from penstock.keys import Account
-from penstock.types import Address, Receipt
+from penstock.types import Address
 
 
 class Staking(Sending):

@@ -13,20 +13,9 @@ from penstock.chain._filter import only_of
 from penstock.chain.calls import parties, sources
 from penstock.chain.web3._vault import Vault
 from penstock.chain.web3._wallets import Wallets
+from penstock.events import Receipt, StreamEvent
 from penstock.keys import Account
-from penstock.types import (
-    NATIVE,
-    Address,
-    Order,
-    Permit,
-    PermitKind,
-    Receipt,
-    StandingOrder,
-    StreamEvent,
-    StreamId,
-    StreamKey,
-    unhex,
-)
+from penstock.types import NATIVE, Address, Order, Permit, PermitKind, StandingOrder, StreamId, StreamKey, unhex
 
 
 class Streams(Vault, Wallets):

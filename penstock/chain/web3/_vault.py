@@ -8,8 +8,9 @@ from typing import Any
 from penstock.chain import _events
 from penstock.chain._codec import ERC20, interface
 from penstock.chain.web3._sending import Sending, Takes
+from penstock.events import Event, Receipt
 from penstock.keys import Account
-from penstock.types import NATIVE, Address, Event, Receipt
+from penstock.types import NATIVE, Address
 from penstock.wire.eip712 import Domain, session_domain, stream_pay_domain
 
 

@@ -11,8 +11,9 @@ from penstock.chain.calls import Call
 from penstock.chain.refusals import as_cap_exceeded
 from penstock.chain.web3._sending import Sending
 from penstock.errors import NotFound, Reverted
+from penstock.events import Receipt
 from penstock.keys import Account
-from penstock.types import Address, Receipt, StreamId, unhex
+from penstock.types import Address, StreamId, unhex
 from penstock.wallets import Beginning, Grant, Scope, Wallet, WalletEvent
 
 EVENTS = (

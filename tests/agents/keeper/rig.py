@@ -17,8 +17,9 @@ from agents.keeper._sender import Landed, News, SenderPolicy, Sent
 from penstock.accrual import flow
 from penstock.chain.web3 import Web3Chain
 from penstock.errors import ChainError
+from penstock.events import KeeperPaid
 from penstock.keys import LocalAccount, new_session_key
-from penstock.types import ALL, NATIVE, Address, KeeperPaid, OfferId, StreamKey, Voucher
+from penstock.types import ALL, NATIVE, Address, OfferId, StreamKey, Voucher
 from penstock.wire.eip712 import voucher_digest
 from tests.market import Market
 

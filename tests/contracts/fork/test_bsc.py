@@ -13,8 +13,9 @@ import penstock.deploy
 from penstock.accrual import flow
 from penstock.chain.web3 import Web3Chain
 from penstock.deployments import Deployment
+from penstock.events import Closed, Event, Opened, Receipt
 from penstock.keys import LocalAccount
-from penstock.types import Address, Closed, Event, OfferId, Opened, Receipt, StreamKey, address, hex32
+from penstock.types import Address, OfferId, StreamKey, address, hex32
 from tests.contracts.fork.chain import CHAIN_ID, GAS_PRICE, LEGACY, BscChain
 from tests.contracts.fork.money import RealToken
 from tests.contracts.fork.upstream import ENDPOINT, PERMIT2

@@ -29,9 +29,10 @@ from penstock.errors import (
     PaymentRequired,
     StreamLeftOpen,
 )
+from penstock.events import Receipt
 from penstock.journal import Journal, State
 from penstock.keys import LocalAccount
-from penstock.types import NATIVE, ZERO_ADDRESS, Address, Receipt
+from penstock.types import NATIVE, ZERO_ADDRESS, Address
 from penstock.units import RATE_SCALE
 from tests import gateways
 from tests.gateways import Gateway, Handler, refuse, selling

@@ -8,19 +8,8 @@ from penstock.chain.fake._rules.transaction import UINT256, Refused, require
 from penstock.chain.fake._rules.vault import VaultRules
 from penstock.channels import CLOSE_DELAY, MAX_DEPOSIT, ChannelState
 from penstock.errors import BadSignature
-from penstock.types import (
-    ZERO_ADDRESS,
-    Address,
-    ChannelClosed,
-    ChannelCloseRequested,
-    ChannelOpened,
-    ChannelOrder,
-    ChannelSettled,
-    ChannelToppedUp,
-    Permit,
-    StreamKey,
-    Voucher,
-)
+from penstock.events import ChannelClosed, ChannelCloseRequested, ChannelOpened, ChannelSettled, ChannelToppedUp
+from penstock.types import ZERO_ADDRESS, Address, ChannelOrder, Permit, StreamKey, Voucher
 from penstock.wire.eip712 import channel_order_digest, recover, voucher_digest
 
 

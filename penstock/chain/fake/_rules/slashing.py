@@ -10,6 +10,14 @@ from penstock.accrual import RATE_SCALE
 from penstock.chain.fake._rules.registry import was_signer
 from penstock.chain.fake._rules.transaction import Contracts, Rules, require
 from penstock.errors import BadSignature
+from penstock.events import (
+    ChallengeAnswered,
+    ChallengeOpened,
+    ChallengeResolved,
+    Committed,
+    CreditWithdrawn,
+    FaultProven,
+)
 from penstock.faults import (
     ANSWER_WINDOW,
     BURNED,
@@ -23,22 +31,7 @@ from penstock.faults import (
     Fault,
     Kind,
 )
-from penstock.types import (
-    NATIVE,
-    ZERO_ADDRESS,
-    Address,
-    Challenge,
-    ChallengeAnswered,
-    ChallengeOpened,
-    ChallengeResolved,
-    Committed,
-    CreditWithdrawn,
-    FaultProven,
-    Offer,
-    OfferId,
-    StreamKey,
-    hex32,
-)
+from penstock.types import NATIVE, ZERO_ADDRESS, Address, Challenge, Offer, OfferId, StreamKey, hex32
 from penstock.wire.eip712 import recover
 from penstock.wire.receipts import NOTHING, Accept, SignedAccept, SignedReceipt
 from penstock.wire.receipts import Receipt as Billed

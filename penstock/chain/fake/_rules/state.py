@@ -8,20 +8,9 @@ from dataclasses import dataclass, field, fields
 from penstock.accrual import StreamState
 from penstock.caps import Ledger
 from penstock.channels import ChannelState
+from penstock.events import Event, Verdict
 from penstock.licences import AutoCharge, Licence, LicenceEvent, LicenceId, Product, ProductId, Rating, Release
-from penstock.types import (
-    ZERO_ADDRESS,
-    Address,
-    Block,
-    Challenge,
-    Event,
-    Offer,
-    OfferId,
-    Provider,
-    StreamId,
-    Token,
-    Verdict,
-)
+from penstock.types import ZERO_ADDRESS, Address, Block, Challenge, Offer, OfferId, Provider, StreamId, Token
 from penstock.wallets import Grant, Scope, WalletEvent
 
 

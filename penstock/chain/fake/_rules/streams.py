@@ -8,18 +8,8 @@ from dataclasses import replace
 from penstock.accrual import MAX_RATE, MAX_TIME, StreamState, flow
 from penstock.chain.fake._rules.transaction import UINT256, Refused, require
 from penstock.chain.fake._rules.vault import VaultRules
-from penstock.types import (
-    ZERO_ADDRESS,
-    Address,
-    Closed,
-    Opened,
-    Order,
-    Permit,
-    StandingOrder,
-    StreamKey,
-    ToppedUp,
-    Withdrawn,
-)
+from penstock.events import Closed, Opened, ToppedUp, Withdrawn
+from penstock.types import ZERO_ADDRESS, Address, Order, Permit, StandingOrder, StreamKey
 from penstock.wire.eip712 import cancel_digest, order_digest, standing_order_digest
 
 

@@ -8,8 +8,9 @@ from functools import cached_property
 
 from penstock.chain.fake._rules.state import State
 from penstock.errors import BadSignature, ChainError
+from penstock.events import Event, Verdict
 from penstock.licences import LicenceEvent
-from penstock.types import NATIVE, ZERO_ADDRESS, Address, Event, Place, Token, Verdict
+from penstock.types import NATIVE, ZERO_ADDRESS, Address, Place, Token
 from penstock.wire.eip712 import Domain, license_domain, recover, stream_pay_domain
 from penstock.wire.receipts import slashing_domain
 

@@ -6,18 +6,8 @@ from collections.abc import Sequence
 
 from penstock.chain.fake._rules.transaction import UINT256, Refused, Rules, require
 from penstock.errors import BadSignature, InsufficientFunds
-from penstock.types import (
-    NATIVE,
-    ZERO_ADDRESS,
-    Address,
-    Deposited,
-    KeeperPaid,
-    Permit,
-    PermitKind,
-    StreamKey,
-    VaultSpent,
-    VaultWithdrawn,
-)
+from penstock.events import Deposited, KeeperPaid, VaultSpent, VaultWithdrawn
+from penstock.types import NATIVE, ZERO_ADDRESS, Address, Permit, PermitKind, StreamKey
 from penstock.units import format_amount
 from penstock.wire.eip712 import permit_digest, recover
 
