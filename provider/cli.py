@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from penstock.errors import PenstockError
-from provider import operations, tokens
+from provider import logs, operations, tokens
 from provider.options import CHAIN, AccountName, Config, DeploymentFile, Json, Network, RpcUrl
-from provider.skills.commands import skills
+from provider.skill_gateway import skills
 
 if TYPE_CHECKING:
     from penstock.events import ChannelEvent, StreamEvent
@@ -161,7 +161,7 @@ def start(
 
     several = {lists.get(name, name): tuple(value) for name, value in given.items() if isinstance(value, list)}
     settings = load({name: value for name, value in given.items() if name not in lists} | several, config)
-    configure_log(settings)
+    logs.configure(settings)
     from provider.service import Serving, serve
 
     def ready(serving: Serving) -> None:
@@ -237,7 +237,7 @@ def withdraw(
 ) -> None:
     """Take out all that is due now, whatever the gas. A provider that runs does it by itself on a schedule."""
     settings = _settings(config, network=network, rpc_url=rpc_url, deployment=deployment, account=account)
-    configure_log(settings)
+    logs.configure(settings)
     _run(_with_chain(settings, lambda c: _withdraw(c, settings, json)))
 
 
@@ -462,24 +462,6 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
     import uvloop
 
     uvloop.run(work)
-
-
-def configure_log(settings: Settings) -> None:
-    import logging
-
-    import structlog
-
-    last = structlog.processors.JSONRenderer() if settings.log_json else structlog.dev.ConsoleRenderer(colors=False)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            last,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, settings.log_level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
 
 
 def _say(text: str) -> None:

@@ -20,7 +20,7 @@ from penstock.keys import load_account
 from penstock.networks import network
 from penstock.types import Address
 from provider import market
-from provider.app import create_app
+from provider.app import ProviderApp
 from provider.asgi import App
 from provider.engines import Engine, Fleet
 from provider.engines.embedded import EmbeddedEngine
@@ -29,6 +29,7 @@ from provider.engines.vllm import VllmEngine
 from provider.market import Say
 from provider.metrics import serving as serving_metrics
 from provider.places import is_url
+from provider.running import Provider
 from provider.server import Server
 from provider.settings import BUNDLED_MODEL, Settings, named
 from provider.skills.licensing import open_licensing
@@ -212,7 +213,7 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
                 place = chain_place(settings, chain.chain_id, account.address, listener.getsockname()[1])
                 chain_store = Store.open(place, owner=owner_of(chain, account.address))
                 stack.push_async_callback(chain_store.close)
-            app = create_app(
+            provider = Provider(
                 settings,
                 chain=chain,
                 engines=engines,
@@ -228,17 +229,17 @@ async def serve(settings: Settings, *, say: Say, ready: Callable[[Serving], None
             )
             if settings.metrics_port:
                 told_at = await stack.enter_async_context(
-                    serving_metrics(settings.metrics_host, settings.metrics_port, app.provider.metrics, engines.engines)
+                    serving_metrics(settings.metrics_host, settings.metrics_port, provider.metrics, engines.engines)
                 )
                 say(f"metrics at http://{settings.metrics_host}:{told_at}/metrics")
 
             async def leave() -> None:
                 say("stopping: finishing what runs, settling what was earned")
-                await app.provider.drain()
+                await provider.drain()
 
             active = tuple(offer.id for offer in seller.active)
             serving = Serving(endpoint, seller.provider.id, chain.chain_id, active)
-            await run_server(app, listener, told, lambda: ready(serving), leave, engines.restart)
+            await run_server(ProviderApp(provider), listener, told, lambda: ready(serving), leave, engines.restart)
 
 
 async def run_server(

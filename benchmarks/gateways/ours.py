@@ -27,8 +27,9 @@ from penstock.keys import LocalAccount, new_session_key
 from penstock.types import NATIVE, StreamKey
 from penstock.wire.sessions import SESSIONS_PATH, GrantBody, SessionRequest, StreamKeyBody, new_grant
 from provider import market
-from provider.app import create_app
+from provider.app import ProviderApp
 from provider.market import Seller
+from provider.running import Provider
 from provider.server import Server
 from provider.service import listen, make_engines, open_store
 from provider.settings import Settings
@@ -64,7 +65,7 @@ async def serve(engine_url: str, engine_model: str, sessions: int, state: Path) 
         engines = make_engines(settings)
         await engines.start()
         store = open_store(settings, chain, seller.provider.id)
-        app = create_app(
+        provider = Provider(
             settings,
             chain=chain,
             engines=engines,
@@ -72,7 +73,7 @@ async def serve(engine_url: str, engine_model: str, sessions: int, state: Path) 
             clock=time.time,
             seller=seller,
         )
-        server = Server(app)
+        server = Server(ProviderApp(provider))
         serving = asyncio.create_task(server.serve([listener]))
         up = asyncio.create_task(server.up.wait())
         await asyncio.wait({serving, up}, return_when=asyncio.FIRST_COMPLETED)

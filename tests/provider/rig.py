@@ -36,9 +36,10 @@ from penstock.wire.sessions import (
     new_grant,
 )
 from provider import market
-from provider.app import Provider, create_app
+from provider.app import ProviderApp
 from provider.engines import Engine, Fleet
 from provider.places import is_url
+from provider.running import Provider
 from provider.server import Server
 from provider.service import listen, open_store
 from provider.settings import BUNDLED_MODEL, Settings
@@ -337,7 +338,7 @@ async def running(
         licensing = await opening.__aenter__() if chosen.licensed else None
         store = open_store(chosen, chain, seller.provider.id)
         chain_store = Store.open(folder / "chain.sqlite", owner="test") if store.shared else None
-        app = create_app(
+        provider = Provider(
             chosen,
             chain=chain,
             engines=engine if isinstance(engine, Fleet) else Fleet([engine]),
@@ -348,15 +349,15 @@ async def running(
             peer_url=url,
             licensing=licensing,
         )
-        server = Server(wrap(app))
+        server = Server(wrap(ProviderApp(provider)))
         serving = asyncio.create_task(server.serve([listener]))
         try:
             await asyncio.wait({serving, asyncio.ensure_future(server.up.wait())}, return_when=asyncio.FIRST_COMPLETED)
             assert not serving.done(), "the application did not start"
             async with httpx.AsyncClient(base_url=url, timeout=60) as http:
-                yield Rig(url, node, chain, deployment, app.provider, http)
+                yield Rig(url, node, chain, deployment, provider, http)
         finally:
-            await app.provider.drain()
+            await provider.drain()
             server.should_exit = True
             await serving
             if licensing is not None:

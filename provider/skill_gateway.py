@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from penstock.types import Service
+from provider import logs
 from provider.market import Say
 from provider.options import DeploymentFile, Json, Network, RpcUrl
 from provider.settings import Settings
@@ -43,11 +44,10 @@ def skills(
 
     import uvloop
 
-    from provider.cli import configure_log
     from provider.settings import load
 
     settings = load({**given, "skills": tuple(product or ())})
-    configure_log(settings)
+    logs.configure(settings)
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
