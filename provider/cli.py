@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from penstock.errors import PenstockError
-from provider import logs, operations, tokens
+from provider import operations, tokens
+from provider.console import configure_log, emit, run, say
 from provider.options import CHAIN, AccountName, Config, DeploymentFile, Json, Network, RpcUrl
 from provider.skill_gateway import skills
 
@@ -28,11 +28,13 @@ cli = typer.Typer(
     name="penstock-provider",
     help="Sell LLM inference by the second or by the token. Without a command: start.",
     no_args_is_help=False,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 _PLACE, _GOODS, _ENGINE = "Where it is served", "What is sold", "The engine"
+_ALONE = ("-h", "--help", "--version", "--install-completion", "--show-completion")
+"""Options that are no command's."""
 
 operations.add_to(cli)
 for command in (tokens.sessions, tokens.revoke, skills):
@@ -42,15 +44,36 @@ for command in (tokens.sessions, tokens.revoke, skills):
 def main() -> None:
     """Run the command that was asked for; `start` where none was."""
     arguments = sys.argv[1:]
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("--help", "--version")):
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in _ALONE):
         arguments = ["start", *arguments]
     try:
-        cli(arguments)
+        cli(arguments, prog_name="penstock-provider")
     except PenstockError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         raise SystemExit(error.exit_code) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except BrokenPipeError:
+        # Whoever read our output has left.
+        sys.stdout = open("/dev/null", "w")  # noqa: SIM115
+        raise SystemExit(141) from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"penstock-provider {version('penstock')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 @cli.command()
@@ -161,12 +184,12 @@ def start(
 
     several = {lists.get(name, name): tuple(value) for name, value in given.items() if isinstance(value, list)}
     settings = load({name: value for name, value in given.items() if name not in lists} | several, config)
-    logs.configure(settings)
+    configure_log(settings)
     from provider.service import Serving, serve
 
     def ready(serving: Serving) -> None:
         if json:
-            _emit(
+            emit(
                 {
                     "event": "ready",
                     "endpoint": serving.endpoint,
@@ -178,7 +201,7 @@ def start(
         else:
             print(f"ready: {serving.endpoint} provider {serving.provider}", flush=True)
 
-    _run(serve(settings, say=_say, ready=ready))
+    run(serve(settings, say=say, ready=ready))
 
 
 @cli.command()
@@ -192,7 +215,7 @@ def status(
 ) -> None:
     """How this provider stands on the market, and whether its gateway answers."""
     settings = _settings(config, network=network, rpc_url=rpc_url, deployment=deployment, account=account)
-    _run(_with_chain(settings, lambda c: _status(c, json)))
+    run(_with_chain(settings, lambda c: _status(c, json)))
 
 
 @cli.command()
@@ -208,7 +231,7 @@ def offers(
 ) -> None:
     """List this provider's offers, or change whether one is on the market."""
     settings = _settings(config, network=network, rpc_url=rpc_url, deployment=deployment, account=account)
-    _run(_with_chain(settings, lambda c: _offers(c, enable, disable, json)))
+    run(_with_chain(settings, lambda c: _offers(c, enable, disable, json)))
 
 
 @cli.command()
@@ -223,7 +246,7 @@ def earnings(
     """What was earned, what is due now, and what lies in the vault; from the chain's events, and for what is due also
     from the vouchers in this provider's state file."""
     settings = _settings(config, network=network, rpc_url=rpc_url, deployment=deployment, account=account)
-    _run(_with_chain(settings, lambda c: _earnings(c, settings, json)))
+    run(_with_chain(settings, lambda c: _earnings(c, settings, json)))
 
 
 @cli.command()
@@ -237,8 +260,8 @@ def withdraw(
 ) -> None:
     """Take out all that is due now, whatever the gas. A provider that runs does it by itself on a schedule."""
     settings = _settings(config, network=network, rpc_url=rpc_url, deployment=deployment, account=account)
-    logs.configure(settings)
-    _run(_with_chain(settings, lambda c: _withdraw(c, settings, json)))
+    configure_log(settings)
+    run(_with_chain(settings, lambda c: _withdraw(c, settings, json)))
 
 
 # --- what the commands do ------------------------------------------------------------------------
@@ -272,7 +295,7 @@ async def _status(connection: Connection, as_json: bool) -> None:
         "gateway": gateway,
     }
     if as_json:
-        _emit(found)
+        emit(found)
         return
     native = (await chain.token(NATIVE)).symbol
     print(f"provider   {me}")
@@ -300,12 +323,12 @@ async def _offers(connection: Connection, enable: str | None, disable: str | Non
             raise NotFound(f"{len(match)} offers begin with {name}: `offers` lists them")
         if match[0].active != active:
             await chain.set_offer_active(account, match[0].id, active)
-            _say(f"{match[0].id[:10]} is now {'on' if active else 'off'} the market")
+            say(f"{match[0].id[:10]} is now {'on' if active else 'off'} the market")
     for offer in await chain.offers_of(account.address):
         terms = offer.terms
         token = await chain.token(terms.token)
         if as_json:
-            _emit(
+            emit(
                 {
                     "id": offer.id,
                     "active": offer.active,
@@ -339,7 +362,7 @@ async def _earnings(connection: Connection, settings: Settings, as_json: bool) -
         owed = sum(one.amount for one in due if one.token == token)
         vault = await chain.vault_balance(token, payee)
         if as_json:
-            _emit(
+            emit(
                 {
                     "token": token,
                     "symbol": kind.symbol,
@@ -374,7 +397,7 @@ async def _withdraw(connection: Connection, settings: Settings, as_json: bool) -
         payout, _ = await pay(chain, account, payee, due)
         kind = await chain.token(due.token)
         if as_json:
-            _emit(
+            emit(
                 {
                     "kind": payout.kind,
                     "token": due.token,
@@ -456,17 +479,3 @@ async def _with_chain(settings: Settings, work: Callable[[Connection], Coroutine
 
     async with connect(settings) as connection:
         await work(connection)
-
-
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    import uvloop
-
-    uvloop.run(work)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _emit(value: object) -> None:
-    print(jsonlib.dumps(value), flush=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from penstock.errors import ConfigError, PenstockError
+from provider.console import emit, run, say
 from provider.options import AccountName, Config, DeploymentFile, Json, Network, RpcUrl
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def init(
     if settings.network != "local" and "max_skew_seconds" not in answers:
         answers |= {"max_skew_seconds": 30, "head_stuck_seconds": 60, "confirmations": max(settings.confirmations, 3)}
         settings = load(answers, _EMPTY)
-    _run(_init(settings, target, answers, dry_run=dry_run, asks=asks, as_json=json))
+    run(_init(settings, target, answers, dry_run=dry_run, asks=asks, as_json=json))
 
 
 _QUESTIONS = (
@@ -107,7 +108,7 @@ def doctor(
     from provider.settings import load
 
     given = {"network": network, "rpc_url": rpc_url, "deployment": deployment, "account": account}
-    _run(_doctor(load(given, config), json))
+    run(_doctor(load(given, config), json))
 
 
 def drain(
@@ -125,7 +126,7 @@ def drain(
     from provider.settings import load
 
     given = {"network": network, "rpc_url": rpc_url, "deployment": deployment, "account": account}
-    _run(_drain(load(given, config), off=off, seconds=timeout, as_json=json))
+    run(_drain(load(given, config), off=off, seconds=timeout, as_json=json))
 
 
 def add_to(cli: typer.Typer) -> None:
@@ -154,11 +155,11 @@ async def _init(
         if lacking:
             raise NotReady(f"nothing was written: {', '.join(each.what for each in lacking)} must be right first")
         _write(target, answers)
-        _say(f"wrote {target}")
+        say(f"wrote {target}")
         if dry_run:
             return
         if asks and not typer.confirm("Register, stake and list now, from this account?", err=True, default=True):
-            _say("`penstock-provider start` does it, too")
+            say("`penstock-provider start` does it, too")
             return
         endpoint = settings.public_url or f"http://{settings.host}:{settings.port}"
         seller = await market.enter(
@@ -168,11 +169,11 @@ async def _init(
             wanted,
             endpoint=endpoint,
             first_block=connection.deployment.first_block,
-            say=_say,
+            say=say,
             signer=connection.account.address,
         )
         if as_json:
-            _emit({"config": str(target), "provider": seller.provider.id, "offers": [o.id for o in seller.active]})
+            emit({"config": str(target), "provider": seller.provider.id, "offers": [o.id for o in seller.active]})
         else:
             print(f"ready to start: penstock-provider start --config {target}")
 
@@ -218,9 +219,9 @@ async def _drain(settings: Settings, *, off: bool, seconds: float, as_json: bool
         url = (await connection.chain.provider(me)).endpoint
         write_control(state_place(settings, connection.chain.chain_id, me), DRAIN, "" if off else "1")
     if off:
-        _emit({"draining": False}) if as_json else _say("new sessions are taken again")
+        emit({"draining": False}) if as_json else say("new sessions are taken again")
         return
-    _say("no new sessions are taken; `drain --off` ends that")
+    say("no new sessions are taken; `drain --off` ends that")
     loop = asyncio.get_running_loop()
     deadline, seen = loop.time() + seconds, None
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as http:
@@ -229,15 +230,15 @@ async def _drain(settings: Settings, *, off: bool, seconds: float, as_json: bool
                 async with http.get(f"{url}/ready") as response:
                     state = await response.json()
             except (aiohttp.ClientError, TimeoutError, ValueError):
-                _say(f"no gateway answers at {url}: nothing runs")
+                say(f"no gateway answers at {url}: nothing runs")
                 sessions = 0
             else:
                 sessions = state["sessions"] + state["running"] if state.get("draining") else -1
             if sessions == 0 or not seconds:
-                _emit({"draining": True, "sessions": max(0, sessions)}) if as_json else print("drained")
+                emit({"draining": True, "sessions": max(0, sessions)}) if as_json else print("drained")
                 return
             if sessions != seen and sessions > 0:
-                _say(f"{sessions} to go")
+                say(f"{sessions} to go")
             seen = sessions
             if loop.time() >= deadline:
                 raise NotReady(f"not drained within {seconds:g} s: {max(0, sessions)} to go, and still draining")
@@ -261,22 +262,8 @@ def _write(target: Path, answers: Mapping[str, Any]) -> None:
 def _show(found: Iterable[Finding], as_json: bool) -> None:
     for each in found:
         if as_json:
-            _emit(each.body)
+            emit(each.body)
         else:
             print(f"{each.level.value:5} {each.what:18} {each.said}", file=sys.stderr)
             if each.cure and each.level.value != "ok":
                 print(f"{'':24} -> {each.cure}", file=sys.stderr)
-
-
-def _run(work: Any) -> None:
-    import uvloop
-
-    uvloop.run(work)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _emit(value: object) -> None:
-    print(jsonlib.dumps(value), flush=True)

@@ -272,8 +272,8 @@ def load(overrides: Mapping[str, Any], config: Path | None = None) -> Settings:
     given = {name: value for name, value in overrides.items() if value is not None and value != ()}
     if config is None:
         config = default_config() if default_config().is_file() else None
-    elif not config.exists():
-        raise ConfigError(f"there is no configuration file {config}")
+    elif not config.exists() or config.is_dir():
+        raise ConfigError(f"there is no configuration file {config}: `penstock-provider init --config` writes one")
 
     class Loaded(Settings):
         model_config = SettingsConfigDict(toml_file=config)
@@ -284,4 +284,7 @@ def load(overrides: Mapping[str, Any], config: Path | None = None) -> Settings:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigError(f"wrong settings: {wrong}") from None
     except ValueError as error:  # TOML, or JSON within an environment variable
-        raise ConfigError(f"the settings cannot be read: {error}") from None
+        place = config or f"the {PREFIX}... variables"
+        raise ConfigError(f"the settings in {place} cannot be read: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {error.filename}: {error.strerror}; check its rights") from None

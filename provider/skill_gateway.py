@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json as jsonlib
+import asyncio
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated
 
 import typer
 
 from penstock.types import Service
-from provider import logs
-from provider.market import Say
+from provider.console import configure_log, emit, run, say
 from provider.options import DeploymentFile, Json, Network, RpcUrl
 from provider.settings import Settings
 
@@ -40,38 +40,27 @@ def skills(
 ) -> None:
     """Serve the skills that you published, to who holds a licence."""
     given = {name: value for name, value in locals().items() if name not in ("product", "json")}
-    import sys
-
-    import uvloop
-
     from provider.settings import load
 
     settings = load({**given, "skills": tuple(product or ())})
-    logs.configure(settings)
+    configure_log(settings)
 
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    def ready(endpoint: str, provider: str, served: list[int]) -> None:
+    def ready(endpoint: str, provider: str, served: Sequence[int]) -> None:
         if json:
-            said = {"event": "ready", "endpoint": endpoint, "provider": provider, "products": served}
-            print(jsonlib.dumps(said), flush=True)
+            emit({"event": "ready", "endpoint": endpoint, "provider": provider, "products": list(served)})
         else:
             print(f"ready: {endpoint} provider {provider} products {', '.join(map(str, served))}", flush=True)
 
-    uvloop.run(_serve(settings, say, ready))
+    run(_serve(settings, ready))
 
 
-async def _serve(settings: Settings, say: Say, ready: object) -> None:
-    import asyncio
-
+async def _serve(settings: Settings, ready: Callable[[str, str, Sequence[int]], None]) -> None:
     from penstock.keys import load_account
     from provider import market
     from provider.service import connect, endpoint_of, listen, run_server
     from provider.skills.app import create_skills_app
     from provider.skills.licensing import open_licensing
 
-    assert callable(ready)
     with listen(settings.host, settings.port) as listener:
         endpoint = endpoint_of(settings, listener)
         async with connect(settings) as connection:

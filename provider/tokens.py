@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
-import sys
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from penstock.errors import NotFound
+from provider.console import emit, say
 from provider.options import AccountName, Config, DeploymentFile, Json, Network, RpcUrl
 
 if TYPE_CHECKING:
@@ -32,9 +31,9 @@ def sessions(
 
     found = sessions_kept(_place(config, network=network, rpc_url=rpc_url, deployment=deployment, account=account))
     for session in found:
-        print(jsonlib.dumps(asdict(session)) if json else _line(session), flush=True)
+        emit(asdict(session)) if json else print(_line(session), flush=True)
     if not found and not json:
-        print("no sessions", file=sys.stderr)
+        say("no sessions")
 
 
 def revoke(
@@ -55,7 +54,7 @@ def revoke(
     if len(match) != 1:
         raise NotFound(f"{len(match)} sessions begin with {session}: `penstock-provider sessions` lists them")
     revoke_kept(place, match[0].id, time.time())
-    print(jsonlib.dumps({"session_id": match[0].id, "revoked": True}) if json else f"{match[0].id} is revoked")
+    emit({"session_id": match[0].id, "revoked": True}) if json else print(f"{match[0].id} is revoked")
 
 
 def _line(session: KeptSession) -> str:
