@@ -20,7 +20,7 @@ import structlog
 from penstock.accrual import StreamState
 from penstock.chain.port import Chain
 from penstock.channels import CLOSE_DELAY, ChannelState
-from penstock.errors import ChainError, NodeUnavailable
+from penstock.errors import ChainError
 from penstock.events import (
     ChannelClosed,
     ChannelCloseRequested,
@@ -35,6 +35,7 @@ from penstock.events import (
     Withdrawn,
 )
 from penstock.types import Address, Block, StreamId, StreamKey
+from provider.reorgs import common_block
 from provider.store import ChainEvent, Store
 
 Clock = Callable[[], float]
@@ -256,22 +257,10 @@ class Projection:
         """Forget the blocks that the chain no longer has. Returns the streams that changed."""
         if self._tip is None:
             return set()
-        number, block_hash = self._tip
-        if (head.number, head.hash) == self._tip or (head.number, head.parent_hash) == (number + 1, block_hash):
+        ancestor = await common_block(self._chain, self._tip, head, self._store.blocks, first_block=self._first_block)
+        if ancestor is None:
             return set()
-        block = await self._chain.block(number)
-        if block is not None and block.hash == block_hash:
-            return set()
-        recorded = await self._store.blocks()
-        if block is None and (head.number, head.hash) in recorded:
-            # Another node behind the same address lags; it does not contradict us.
-            raise NodeUnavailable(f"the node is at block {head.number}, {number} was seen before: waiting for it")
-        ancestor = self._first_block - 1
-        for recorded_number, recorded_hash in recorded:
-            block = await self._chain.block(recorded_number)
-            if block is not None and block.hash == recorded_hash:
-                ancestor = recorded_number
-                break
+        number, _ = self._tip
         touched = await self._store.rewind(ancestor)
         self._tip = await self._store.last_block()
         kept = await self._store.events(touched)

@@ -99,9 +99,9 @@ def require_agreement(deployment: Deployment, wanted: dict[str, str], path: Path
 def show(deployment: Deployment, path: Path, is_new: bool) -> None:
     click.echo(f"{'Deployed' if is_new else 'Already deployed'} on chain {deployment.chain_id}:")
     for name, contract in deployment.contracts.items():
-        click.echo(f"  {name:<10} {contract.address}  block {contract.block}")
+        click.echo(f"  {name:<18} {contract.address}  block {contract.block}")
     for symbol, token in deployment.tokens.items():
-        click.echo(f"  {symbol:<10} {token}")
+        click.echo(f"  {symbol:<18} {token}")
     staking, stream_pay = deployment.contracts["Staking"], deployment.contracts["StreamPay"]
     click.echo(f"  guardian {stream_pay.arguments['guardian']}")
     click.echo(f"  treasury {deployment.contracts['License'].arguments['treasury']}")

@@ -135,7 +135,7 @@ def fitting(entries: list[Entry], wish: Wish) -> list[Entry]:
             )
             raise PriceTooHigh(
                 f"every offer of {wish} costs more than your limits, one of the cheapest {best.listing.rate}; raise "
-                "them in [choice] of config.toml"
+                "them: `penstock ask` --max-rate, or [choice] of config.toml"
             )
         raise NoOffer(f"no offer of {wish} is paid in the token that you chose; change it in [choice] of config.toml")
     return found

@@ -156,6 +156,9 @@ async def search(context: Context, wish: Wish, ipfs_url: str) -> None:
             ]
         )
         return
+    if not rows:
+        talk("no product fits; `penstock skill search` without words and options lists all")
+        return
     table = [
         [
             str(product.id),
@@ -168,7 +171,7 @@ async def search(context: Context, wish: Wish, ipfs_url: str) -> None:
         ]
         for product, rating, description in rows
     ]
-    emit_table(["product", "name", "category", "price", "stars", "publisher", "what"], table, right=["product"])
+    emit_table(["PRODUCT", "NAME", "CATEGORY", "PRICE", "STARS", "PUBLISHER", "WHAT"], table, right=["PRODUCT"])
 
 
 async def _description(context: Context, product: Product, ipfs_url: str) -> str:
@@ -347,6 +350,9 @@ async def stats(context: Context) -> None:
     if context.json:
         emit_json([asdict(one) | {"earned": str(one.earned)} for one in days])
         return
+    if not days:
+        talk("nothing was sold yet")
+        return
     rows = []
     for one in days:
         token = await context.token(one.token)
@@ -354,7 +360,7 @@ async def stats(context: Context) -> None:
         name = products[one.product].listing.name
         numbers = (one.sales, one.renewals, one.refunds, one.units)
         rows.append([one.day, f"{name} ({one.product})", *map(str, numbers), earned])
-    head = ["day", "product", "sales", "renewals", "refunds", "units", "earned"]
+    head = ["DAY", "PRODUCT", "SALES", "RENEWALS", "REFUNDS", "UNITS", "EARNED"]
     emit_table(head, rows, right=head[2:])
 
 
@@ -366,6 +372,9 @@ async def licences(context: Context) -> None:
     if context.json:
         emit_json([_licence(one, now) for one in held])
         return
+    if not held:
+        talk("no licences; `penstock skill search` lists what can be bought")
+        return
     rows = []
     for one in held:
         product = products[one.product]
@@ -375,7 +384,7 @@ async def licences(context: Context) -> None:
         if one.refundable_until >= now:
             status = f"refundable until {_moment(one.refundable_until)}"
         rows.append([str(one.id), f"{name} ({product.id})", tier, status, _left(one, now), paid])
-    emit_table(["licence", "product", "tier", "status", "left", "paid"], rows, right=["licence", "paid"])
+    emit_table(["LICENCE", "PRODUCT", "TIER", "STATUS", "LEFT", "PAID"], rows, right=["LICENCE", "PAID"])
 
 
 async def licensed(context: Context, provider: str, number: int) -> None:

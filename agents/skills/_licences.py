@@ -5,6 +5,7 @@ from __future__ import annotations
 from agents._context import Context
 from agents._output import emit_json, talk
 from agents.skills._commands import say_fees
+from penstock.chain.port import Chain
 from penstock.errors import ConfigError
 from penstock.keys import licence_key
 from penstock.licences import Licence, LicenceId, Product, Status
@@ -15,14 +16,7 @@ from penstock.units import format_amount
 async def refund(context: Context, number: int) -> None:
     consumer = await context.consumer()
     chain, account = consumer.chain, consumer.account
-    domain_of(chain)
-    held = await chain.licence(LicenceId(number))
-    product = await chain.product(held.product)
-    if held.status is not Status.PENDING:
-        raise ConfigError(
-            f"licence {number} of {product.listing.name} cannot be given back: it is {held.status.name.lower()}, and "
-            "only what waits in its refund window, with nothing used on the chain, gives its price back"
-        )
+    held, product = await _pending(chain, number, "given back")
     if held.payer != account.address:
         raise ConfigError(f"{held.payer} paid for licence {number} and may give it back: set it as account or --wallet")
     receipt = await chain.refund_licence(account, held.id)
@@ -38,14 +32,7 @@ async def refund(context: Context, number: int) -> None:
 async def complete(context: Context, number: int) -> None:
     consumer = await context.consumer()
     chain, account = consumer.chain, consumer.account
-    domain_of(chain)
-    held = await chain.licence(LicenceId(number))
-    product = await chain.product(held.product)
-    if held.status is not Status.PENDING:
-        raise ConfigError(
-            f"licence {number} of {product.listing.name} is {held.status.name.lower()}: only a pending one, whose "
-            "price waits in its refund window, is there to be completed"
-        )
+    held, product = await _pending(chain, number, "completed")
     within = (await chain.head()).timestamp <= held.refundable_until
     if within and held.payer != account.address:
         raise ConfigError(
@@ -77,6 +64,19 @@ async def rekey(context: Context, number: int) -> None:
         return
     await say_fees(context, f"licence {number} is used with this account's key now", [receipt])
     talk("what the key before it signed counts for a day more; until then it is not replaced again")
+
+
+async def _pending(chain: Chain, number: int, what: str) -> tuple[Licence, Product]:
+    """A licence whose price waits. ConfigError where it does not: only such a one can be `what`."""
+    domain_of(chain)
+    held = await chain.licence(LicenceId(number))
+    product = await chain.product(held.product)
+    if held.status is not Status.PENDING:
+        raise ConfigError(
+            f"licence {number} of {product.listing.name} is {held.status.name.lower()}: only a pending one, whose "
+            f"price waits in its refund window, with nothing used on the chain, can be {what}"
+        )
+    return held, product
 
 
 async def _price(context: Context, held: Licence, product: Product) -> str:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
-from penstock.errors import NodeUnavailable
+from penstock.errors import ConfigError, NodeUnavailable
 
 BATCH = 100
 """Requests in one HTTP body at most: what public nodes take."""
@@ -41,8 +41,12 @@ class JsonRpc:
     """Every request may be repeated without harm, a signed transaction included, so that all are retried."""
 
     def __init__(self, urls: str, *, timeout: float) -> None:
-        """`urls`: one, or several with commas between. Where one fails, the next is asked, and asked from then on."""
+        """`urls`: one, or several with commas between. Where one fails, the next is asked, and asked from then on.
+        ConfigError where one is no URL."""
         self._urls = [url.strip() for url in urls.split(",")]
+        for url in self._urls:
+            if not re.match(r"https?://[^/]", url):
+                raise ConfigError(f"{url!r} is no URL of a node; write such as --rpc-url http://127.0.0.1:8545")
         self._at = 0
         self._chain_id: int | None = None
         self._checked: set[int] = set()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 from eth_abi.abi import encode
@@ -86,15 +87,33 @@ class Grant:
         self, domain: Domain, signature: bytes, *, session_key: Address, provider: Address, audience: str, now: int
     ) -> None:
         """Everything about it but whether it was used before. The cheap checks come first."""
-        if self.provider != provider or self.audience != audience:
-            raise WireError(f"the grant is for {self.provider} at {self.audience}, this is {provider} at {audience}")
-        if not 0 < self.expires_at - self.issued_at <= MAX_GRANT_LIFE:
-            raise WireError(f"a grant lives 1 to {MAX_GRANT_LIFE} seconds")
-        if now > self.expires_at + CLOCK_SKEW:
-            raise Expired("the grant has expired: sign a new one")
-        if self.issued_at > now + CLOCK_SKEW:
-            raise WireError("the grant was issued in the future: check the clocks")
+        require_current(self, provider=provider, audience=audience, now=now)
         require_signed(session_key, self.digest(domain), signature)
+
+
+class Dated(Protocol):
+    """A grant of any kind."""
+
+    @property
+    def provider(self) -> Address: ...
+    @property
+    def audience(self) -> str: ...
+    @property
+    def issued_at(self) -> int: ...
+    @property
+    def expires_at(self) -> int: ...
+
+
+def require_current(grant: Dated, *, provider: Address, audience: str, now: int) -> None:
+    """WireError or Expired where a grant is not for this gateway, or not for now."""
+    if grant.provider != provider or grant.audience != audience:
+        raise WireError(f"the grant is for {grant.provider} at {grant.audience}, this is {provider} at {audience}")
+    if not 0 < grant.expires_at - grant.issued_at <= MAX_GRANT_LIFE:
+        raise WireError(f"a grant lives 1 to {MAX_GRANT_LIFE} seconds")
+    if now > grant.expires_at + CLOCK_SKEW:
+        raise Expired("the grant has expired: sign a new one")
+    if grant.issued_at > now + CLOCK_SKEW:
+        raise WireError("the grant was issued in the future: check the clocks")
 
 
 def closing_audience(endpoint: str) -> str:

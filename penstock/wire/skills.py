@@ -19,13 +19,12 @@ import msgspec
 from eth_abi.abi import encode
 from eth_utils.crypto import keccak
 
-from penstock.errors import Expired, WireError
 from penstock.licences import LicenceId, ProductId
 from penstock.types import Address, hex32, unhex
 from penstock.wire._fields import read_address, read_bytes, read_bytes32, read_uint
 from penstock.wire.eip712 import Domain, require_signed
 from penstock.wire.receipts import NOTHING
-from penstock.wire.sessions import CLOCK_SKEW, MAX_GRANT_LIFE
+from penstock.wire.sessions import require_current
 from penstock.wire.tickets import TicketBody
 
 SKILLS_PATH = "/v1/skills"
@@ -73,14 +72,7 @@ class LicenceGrant:
         self, domain: Domain, signature: bytes, *, key: Address, provider: Address, audience: str, now: int
     ) -> None:
         """Everything about it but whether it was used before. WireError, Expired or BadSignature."""
-        if self.provider != provider or self.audience != audience:
-            raise WireError(f"the grant is for {self.provider} at {self.audience}, this is {provider} at {audience}")
-        if not 0 < self.expires_at - self.issued_at <= MAX_GRANT_LIFE:
-            raise WireError(f"a grant lives 1 to {MAX_GRANT_LIFE} seconds")
-        if now > self.expires_at + CLOCK_SKEW:
-            raise Expired("the grant has expired: sign a new one")
-        if self.issued_at > now + CLOCK_SKEW:
-            raise WireError("the grant was issued in the future: check the clocks")
+        require_current(self, provider=provider, audience=audience, now=now)
         require_signed(key, self.digest(domain), signature)
 
 

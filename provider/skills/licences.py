@@ -15,7 +15,7 @@ from contextlib import suppress
 import structlog
 
 from penstock.chain.port import Chain
-from penstock.errors import ChainError, NodeUnavailable
+from penstock.errors import ChainError
 from penstock.licence_books import LicenceBooks
 from penstock.licences import (
     AutoChargeChanged,
@@ -28,6 +28,7 @@ from penstock.licences import (
     SessionKeyChanged,
 )
 from penstock.types import Address, Block
+from provider.reorgs import common_block
 from provider.skills.store import SkillStore
 
 log = structlog.get_logger("provider.licences")
@@ -150,23 +151,12 @@ class Licences:
 
     async def _rewind(self, head: Block) -> None:
         """Forget the blocks that the chain no longer has."""
-        if self._tip is None or (head.number, head.hash) == self._tip:
+        if self._tip is None:
             return
-        number, block_hash = self._tip
-        if (head.number, head.parent_hash) == (number + 1, block_hash):
+        ancestor = await common_block(self._chain, self._tip, head, self._store.blocks, first_block=self._first_block)
+        if ancestor is None:
             return
-        block = await self._chain.block(number)
-        if block is not None and block.hash == block_hash:
-            return
-        recorded = await self._store.blocks()
-        if block is None and (head.number, head.hash) in recorded:
-            raise NodeUnavailable(f"the node is at block {head.number}, {number} was seen before: waiting for it")
-        ancestor = self._first_block - 1
-        for recorded_number, recorded_hash in recorded:
-            block = await self._chain.block(recorded_number)
-            if block is not None and block.hash == recorded_hash:
-                ancestor = recorded_number
-                break
+        number, _ = self._tip
         await self._store.rewind(ancestor)
         blocks, events = await self._store.blocks(), await self._store.events()
         self._tip = blocks[0] if blocks else None

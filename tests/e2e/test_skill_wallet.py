@@ -83,7 +83,7 @@ async def test_a_wallet_buys_calls_renews_and_gives_back_within_its_caps(
     assert (back.code, back.json["refund"], back.json["to"]) == (0, str(PRICE), home.wallet), back.err
     assert (await home.shown())["vault"] == str(DOLLAR - PRICE)
     again = await skill(home, "refund", str(spare.json["licence"]))
-    assert "it is refunded" in again.error
+    assert "is refunded: only a pending one" in again.error
     assert (await home.own("caps", "TUSD", "--hour", "0.1")).code == 0
     renewed = await skill(home, "buy", number, "--renew", str(held.id))
     assert renewed.code == 0, renewed.err
