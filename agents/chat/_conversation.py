@@ -114,7 +114,8 @@ def command(conversation: Conversation, line: str, say: Callable[[str], None]) -
         case (("/quit" | "/exit" | "/bye" | "/q"), _):
             return "quit"
         case (("/help" | "/?"), _):
-            say(HELP)
+            for row in HELP.splitlines():
+                say(row)
         case "/models", _:
             return "models"
         case "/model", "":

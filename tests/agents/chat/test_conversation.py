@@ -53,6 +53,9 @@ def test_commands() -> None:
     command(talk, "/nope", said.append)
     assert said[-1] == "/nope is no command; /help lists them"
     assert [command(talk, line, said.append) for line in ("/quit", "/models", "/retry")] == ["quit", "models", "retry"]
+    said.clear()
+    command(talk, "/help", said.append)
+    assert said == HELP.splitlines()  # a line each: what is said at once is shown as one
     for line in HELP.splitlines():
         said.clear()
         if line.split()[0] not in ("/file", "/save", "/load"):
