@@ -1,4 +1,4 @@
-"""From StreamPay's logs, as a node gives them, to the events of `penstock.types`."""
+"""From StreamPay's logs, as a node gives them, to the events of `penstock.events`."""
 
 from __future__ import annotations
 
