@@ -23,16 +23,19 @@ def show_place(place: str | Path) -> str:
     return make_url(str(place)).render_as_string(hide_password=True) if is_url(place) else str(place)
 
 
-def connect_to(place: str | Path) -> Engine:
-    """ConfigError where the driver is missing or the URL is none."""
+def connect_to(place: str | Path, patience: float | None = None) -> Engine:
+    """ConfigError where the driver is missing or the URL is none. `patience`: seconds for which a server's silence is
+    borne, where it is not for requests that wait."""
     if not is_url(place):
         engine = create_engine(URL.create("sqlite", database=str(place)))
         event.listen(engine, "connect", _configure)
         return engine
     try:
         url = make_url(str(place)).set(drivername="postgresql+psycopg")
-        engine = create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 5} | _ALIVE)
-        event.listen(engine, "connect", _insist)
+        from provider import postgres
+
+        engine = create_engine(url, pool_pre_ping=True, pool_size=1, max_overflow=0)
+        postgres.Line(engine, patience or postgres.PATIENCE)
         return engine
     except ModuleNotFoundError:
         raise ConfigError("PostgreSQL needs its driver: pip install 'penstock[provider,postgres]'") from None
@@ -65,17 +68,6 @@ def reason(error: Exception) -> str:
     """In one line, without the statement and its values: what a log may say."""
     said = str(getattr(error, "orig", None) or error).strip().splitlines()
     return said[0] if said else type(error).__name__
-
-
-_ALIVE = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
-"""Of libpq: a server whose machine is gone is noticed within seconds, not hours."""
-
-
-def _insist(connection: Any, _: Any) -> None:
-    """What is told to be written is on the disk, whatever else the server's other users are content with."""
-    off = "current_setting('synchronous_commit') = 'off'"
-    connection.execute(f"SELECT set_config('synchronous_commit', 'on', false) WHERE {off}")
-    connection.commit()
 
 
 def _configure(connection: Any, _: Any) -> None:

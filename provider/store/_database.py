@@ -22,6 +22,8 @@ DRAIN = "drain"
 """Of `write_control`: no new sessions, where it is not empty."""
 _LOCK = 0x50454E53
 """Of PostgreSQL's advisory locks: ours."""
+_VISIT_PATIENCE = 60.0
+"""Seconds: a command may look at all that is kept."""
 T = TypeVar("T")
 
 
@@ -118,7 +120,7 @@ def visiting(place: str) -> Iterator[Connection]:
     be used."""
     if not is_url(place) and not Path(place).exists():
         raise ConfigError(f"there is no state file {place}: no provider ran with these settings")
-    engine = connect_to(place)
+    engine = connect_to(place, patience=_VISIT_PATIENCE)
     try:
         with engine.begin() as connection:
             yield connection

@@ -11,8 +11,10 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Delete,
     Engine,
     Row,
+    Update,
     bindparam,
     delete,
     func,
@@ -250,12 +252,15 @@ class Receipts(Database):
         known = select(SESSIONS.c.stream_id).where(
             (SESSIONS.c.stream_id == r.session_id) & (SESSIONS.c.start == r.start)
         )
+        with_ids = select(r.accepted_at).where(old & r.token_ids.is_not(None)).limit(_PRUNED_AT_ONCE)
+        over = select(r.accepted_at).where(old & ~known.exists()).limit(_PRUNED_AT_ONCE)
+        await self._repeat(update(RECEIPTS).where(r.accepted_at.in_(with_ids)).values(token_ids=None))
+        await self._repeat(delete(RECEIPTS).where(r.accepted_at.in_(over)))
 
-        def work(c: Connection) -> None:
-            c.execute(update(RECEIPTS).where(old & r.token_ids.is_not(None)).values(token_ids=None))
-            c.execute(delete(RECEIPTS).where(old & ~known.exists()))
-
-        await self._do(work)
+    async def _repeat(self, some: Update | Delete) -> None:
+        """Until it changes no more: requests that come meanwhile have their turn in between."""
+        while await self._do(lambda c: c.execute(some).rowcount) == _PRUNED_AT_ONCE:
+            pass
 
     # --- usage and payouts ---
 
@@ -285,6 +290,7 @@ _ADD_RECEIPT = (
     .values({name: bindparam(name) for name in [*_SAID, "hash", *_BESIDE]})
 )
 _LASTS_KEPT = 10_000
+_PRUNED_AT_ONCE = 1000
 
 
 def _found(c: Connection, accept: Accept) -> Row[Any] | None:
