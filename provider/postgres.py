@@ -55,10 +55,12 @@ class Line:
             connection.line = self
             self._begin(connection)
             connection.autocommit = False
-        except psycopg.OperationalError:
+        except psycopg.OperationalError as error:
             self.silent()
             if connection is not None:
                 connection.close()
+            if isinstance(error, psycopg.errors.ConnectionTimeout):
+                raise psycopg.OperationalError(_SILENT) from None
             raise
         return connection
 

@@ -13,9 +13,11 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +57,32 @@ class Cluster:
             done = subprocess.run(command, stdout=said, stderr=said, check=False, cwd=self.folder, **self.run_as)
             said.seek(0)
             assert done.returncode == 0, said.read() + log.read_text()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Inside, the server hangs: connections stay, and nothing is said on them."""
+        stopped = self.freeze()
+        try:
+            yield
+        finally:
+            self.thaw(*stopped)
+
+    def freeze(self) -> list[int]:
+        """Stop all of its processes where they are. `thaw` lets them go on."""
+        server = int((self.folder / "data" / "postmaster.pid").read_text().split()[0])
+        os.kill(server, signal.SIGSTOP)  # first: then it makes no more of them
+        found = [server]
+        for stat in glob.glob("/proc/[0-9]*/stat"):
+            with suppress(OSError):
+                pid, _, rest = Path(stat).read_text().partition(" ")
+                if int(rest.rpartition(")")[2].split()[1]) == server:
+                    os.kill(int(pid), signal.SIGSTOP)
+                    found.append(int(pid))
+        return found
+
+    def thaw(self, *processes: int) -> None:
+        for process in processes:
+            os.kill(process, signal.SIGCONT)
 
 
 def binaries() -> Path | None:
