@@ -38,16 +38,18 @@ class Line:
         self.patience = patience
         self._name = secrets.randbits(63)
         """Of the lock that a session holds as long as it lives."""
-        self._rests_until = -math.inf
+        self._rests_until, self._why = -math.inf, ""
         event.listen(engine, "do_connect", self._connect)
         event.listen(engine, "handle_error", _as_outage, retval=True)
 
-    def silent(self) -> None:
-        self._rests_until = time.monotonic() + _REST
+    def silent(self, why: str = "the server does not answer") -> psycopg.OperationalError:
+        """What to raise, now and while nothing is tried."""
+        self._rests_until, self._why = time.monotonic() + _REST, why
+        return psycopg.OperationalError(why)
 
     def _connect(self, _dialect: Any, _record: Any, arguments: Any, parameters: Any) -> _Connection:
         if time.monotonic() < self._rests_until:
-            raise psycopg.OperationalError(_SILENT)
+            raise psycopg.OperationalError(self._why)
         given = parameters | {"connect_timeout": math.ceil(self.patience), "autocommit": True}
         connection = None
         try:
@@ -55,13 +57,12 @@ class Line:
             connection.line = self
             self._begin(connection)
             connection.autocommit = False
+        except psycopg.errors.ConnectionTimeout:
+            raise self.silent() from None
         except psycopg.OperationalError as error:
-            self.silent()
             if connection is not None:
                 connection.close()
-            if isinstance(error, psycopg.errors.ConnectionTimeout):
-                raise psycopg.OperationalError(_SILENT) from None
-            raise
+            raise self.silent(str(error)) from None
         return connection
 
     def _begin(self, connection: _Connection) -> None:
@@ -94,9 +95,8 @@ class _Connection(psycopg.Connection[Any]):
                 if ready:
                     heard = now
                 elif now - heard > self.line.patience:
-                    self.line.silent()
                     self.pgconn.finish()
-                    raise psycopg.OperationalError(_SILENT)
+                    raise self.line.silent()
                 step = gen.send(ready)
         except StopIteration as end:
             found: R = end.value
@@ -111,7 +111,6 @@ def _as_outage(context: ExceptionContext) -> BaseException | None:
     return None
 
 
-_SILENT = "the server does not answer"
 _END_THE_ONE_BEFORE = """
     SELECT pg_terminate_backend(pid) FROM pg_locks
     WHERE locktype = 'advisory' AND classid = %s AND objid = %s AND objsubid = 1
