@@ -229,6 +229,8 @@ class Provider:
                 await self.payouts.run()
         except TimeoutError:
             log.warning("the chain is too slow to settle now: what is due waits there, and at the next start")
+        except OperationalError as error:
+            log.warning("nothing is settled, for it cannot be written down: what is due waits", error=reason(error))
 
     def ready(self) -> dict[str, str]:
         """What is amiss, by part; empty: ready to sell."""

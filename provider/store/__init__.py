@@ -8,6 +8,7 @@ come together share a transaction.
 
 from provider.store._database import DRAIN, write_control
 from provider.store._events import BLOCKS_KEPT, ChainEvent, Events
+from provider.store._payouts import Payouts
 from provider.store._receipts import Receipts
 from provider.store._records import (
     Closing,
@@ -16,6 +17,7 @@ from provider.store._records import (
     NotOurs,
     Payout,
     Replayed,
+    SentPayout,
     Session,
     SlotsTaken,
     Stored,
@@ -33,6 +35,7 @@ __all__ = [
     "NotOurs",
     "Payout",
     "Replayed",
+    "SentPayout",
     "Session",
     "SlotsTaken",
     "Store",
@@ -45,5 +48,5 @@ __all__ = [
 ]
 
 
-class Store(Sessions, Receipts, Events):
+class Store(Sessions, Receipts, Payouts, Events):
     """Open with `Store.open`. One process owns a file at a time; a PostgreSQL database is shared."""

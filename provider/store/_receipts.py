@@ -1,11 +1,10 @@
-"""Accepts and receipts, with the usage that they bill, and payouts. Accepts and receipts that come together share a
-transaction."""
+"""Accepts and receipts, with the usage that they bill. Those that come together share a transaction."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from sqlalchemy import (
@@ -30,8 +29,8 @@ from sqlalchemy.exc import OperationalError
 from penstock.types import Address, StreamId
 from penstock.wire.receipts import Accept, Receipt
 from provider.store._database import Database
-from provider.store._records import Last, Payout, SlotsTaken, Stored, Usage
-from provider.store._tables import META, PAYOUTS, RECEIPTS, SESSIONS
+from provider.store._records import Last, SlotsTaken, Stored, Usage
+from provider.store._tables import META, RECEIPTS, SESSIONS
 
 _GATHER_SECONDS = 0.001
 """Between two transactions, where many want one: most of what one costs does not depend on how much is in it."""
@@ -262,20 +261,9 @@ class Receipts(Database):
         while await self._do(lambda c: c.execute(some).rowcount) == _PRUNED_AT_ONCE:
             pass
 
-    # --- usage and payouts ---
-
     async def usage(self) -> list[Usage]:
         query = select(RECEIPTS).where(RECEIPTS.c.outcome.is_not(None)).order_by(RECEIPTS.c.accepted_at)
         return [_usage_of(row) for row in await self._do(lambda c: c.execute(query).all())]
-
-    async def add_payout(self, payout: Payout) -> None:
-        row = asdict(payout) | {"amount": str(payout.amount), "fee": str(payout.fee)}
-        await self._do(lambda c: c.execute(self._insert(PAYOUTS).values(row).on_conflict_do_nothing()))
-
-    async def payouts(self) -> list[Payout]:
-        query = select(PAYOUTS).order_by(PAYOUTS.c.at)
-        rows = await self._do(lambda c: c.execute(query).all())
-        return [Payout(**dict(r._mapping) | {"amount": int(r.amount), "fee": int(r.fee)}) for r in rows]
 
 
 _SAID = [each.name for each in fields(Receipt) if each.name not in {each.name for each in fields(Accept)}]

@@ -110,11 +110,25 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class SentPayout:
+    """A payout whose transaction may have left the process."""
+
+    transaction: str
+    nonce: int
+    at: int
+    """Chain time: seconds."""
+    kind: str
+    token: Address
+    amount: int
+    """What is meant to be paid."""
+
+
+@dataclass(frozen=True, slots=True)
 class Payout:
     transaction: str
     at: int
     kind: str
-    """"withdraw", "collect", "settle", "close" or "vault"."""
+    """"withdraw", "collect", "settle" or "vault"."""
     token: Address
     amount: int
     streams: int

@@ -112,6 +112,17 @@ Index(
     postgresql_where=_signed,
 )
 
+SENT_PAYOUTS = Table(
+    "sent_payouts",
+    METADATA,
+    Column("transaction", String, primary_key=True),
+    Column("nonce", _Whole, nullable=False),
+    Column("at", _Whole, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("token", String, nullable=False),
+    Column("amount", String, nullable=False),
+)
+
 PAYOUTS = Table(
     "payouts",
     METADATA,

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from penstock.chain.web3 import Web3Chain
 from penstock.keys import new_session_key
-from penstock.types import NATIVE
+from penstock.types import NATIVE, Withdrawn
 from provider.engines.upstream import UpstreamEngine
+from provider.store import Store
 from tests.deployed import Deployed
 from tests.harness import Node
 from tests.provider.rig import COINS, Buyer, Rig, fresh_account, on_both, running, until
@@ -137,6 +142,77 @@ async def test_another_payee_is_collected_for(
         assert (await buyer.chat()).status_code == 200
         closed = await buyer.close(buyer.cancel_body())
         assert closed.status_code == 200, closed.text
+
+
+@on_both
+async def test_killed_at_any_instant_the_books_are_the_chains(
+    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path, state: str
+) -> None:
+    """Each payout is on record once, with what the chain says of it, and none that was not made."""
+    account = fresh_account(node)
+    async with running(node, chain, deployed.deployment, engine, tmp_path, account=account, offers=RICH) as rig:
+        buyers = [await rig.buyer() for _ in range(2)]
+        for buyer in buyers:
+            await buyer.open(36_000)
+    before = await chain.native_balance(account.address)
+    place = state or str(tmp_path / "payouts.sqlite")
+    command = [sys.executable, "-m", "tests.provider.killed_payouts", node.url, str(deployed.path), place]
+    environment = deployed.environment(node) | {"PENSTOCK_PRIVATE_KEY": account.secret.hex()}
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stdin=pipe, stdout=pipe)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    for instant in ("due", "noted", "mined", "sent", "mined", "due", "none"):
+        node.advance(700)  # what was noted and never sent is given up in the end
+        process.stdin.write(f"{instant}\n".encode())
+        assert await process.stdout.readline() == f"{instant}\n".encode()
+    process.stdin.close()
+    assert await process.wait() == 0
+    store = Store.open(place, owner="test")
+    try:
+        payouts = await store.payouts()
+        assert await store.sent_payouts() == []
+    finally:
+        await store.close()
+    paid = [event for event in await chain.events(0, node.height) if isinstance(event, Withdrawn)]
+    paid = [event for event in paid if event.to == account.address]
+    assert {payout.transaction for payout in payouts} == {event.place.transaction for event in paid}
+    assert len(payouts) == 3, "one that was mined, one that was sent, and the last"
+    assert sum(payout.amount for payout in payouts) == sum(event.amount for event in paid)
+    assert all(payout.streams == 2 for payout in payouts)
+    fees = sum(payout.fee for payout in payouts)
+    assert await chain.native_balance(account.address) == before + sum(payout.amount for payout in payouts) - fees
+
+
+async def test_a_payout_that_cannot_be_written_down_is_not_made(
+    rig: Rig, buyer: Buyer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = rig.provider.store
+    await until(lambda: sees(rig, buyer))
+    rig.node.advance(100)
+    await until(lambda: sees(rig, buyer))
+    before = await rig.chain.native_balance(rig.me)
+
+    def full(connection: Connection) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    async def away(*_: object) -> None:
+        await store.run(full)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "send_payout", away)
+        with pytest.raises(sqlite3.OperationalError):
+            await rig.provider.payouts.run()
+    assert await rig.chain.native_balance(rig.me) == before
+    assert await store.payouts() == []
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "add_payout", away)
+        with pytest.raises(sqlite3.OperationalError):
+            await rig.provider.payouts.run()
+    (sent,) = await store.sent_payouts()
+    await rig.provider.payouts.run()
+    assert sent.transaction in {payout.transaction for payout in await store.payouts()}
+    assert await store.sent_payouts() == []
 
 
 @on_both

@@ -154,6 +154,50 @@ async def test_only_tokens_with_a_permit_have_its_domain(world: World) -> None:
     assert await world.chain.permit_domain(NOBODY, owner.address) is None
 
 
+async def test_a_payout_is_noted_before_it_leaves(world: World) -> None:
+    chain, payer, payee = world.chain, world.account(), world.account()
+    told: list[str] = []
+
+    async def noted(transaction: str, nonce: int) -> None:
+        assert await chain.mined(transaction) is None
+        assert (await chain.nonces(payee.address))[0] == nonce
+        told.append(transaction)
+
+    async def full(transaction: str, nonce: int) -> None:
+        raise OSError("no space left on device")
+
+    key, by_token = key_of(payer, payee), key_of(payer, payee)
+    session = new_session_key()
+    by_token = replace(by_token, session_key=session.address)
+    await open_stream(world, payer, key, 1000)
+    await chain.open_channel(payer, by_token, deposit=100, value=100, from_vault=0)
+    signature = session.sign_digest(voucher_digest(chain.stream_pay_domain, by_token.id, 60))
+    world.advance(10)
+    with pytest.raises(OSError, match="no space"):
+        await chain.collect(payee, NATIVE, payee.address, [key], noted=full)
+    assert (await chain.nonces(payee.address))[0] == 0
+    receipts = [
+        await chain.collect(payee, NATIVE, payee.address, [key], noted=noted),
+        await chain.settle(payee, [Voucher(by_token, 60, signature)], noted=noted),
+        await chain.withdraw_vault(payee, NATIVE, 1, to=payee.address, noted=noted),
+    ]
+    world.advance(10)
+    receipts.append(await chain.withdraw(payee, NATIVE, [key], to=payee.address, noted=noted))
+    assert told == [receipt.transaction for receipt in receipts]
+    for receipt in receipts:
+        mined = await chain.mined(receipt.transaction)
+        assert mined is not None
+        assert mined.succeeded
+        assert mined.receipt == receipt
+    assert (await chain.nonces(payee.address))[0] == 4
+    refused_for = await refused(chain.withdraw_vault(payee, NATIVE, COIN, to=payee.address, noted=noted))
+    assert refused_for == "vault: balance too low"
+    assert len(told) == 4, "what is refused on trial does not leave"
+    world.reorg(1)
+    assert await chain.mined(receipts[-1].transaction) is None
+    assert (await chain.nonces(payee.address))[0] == 3
+
+
 # --- the registry and the stakes ---
 
 

@@ -10,6 +10,7 @@ from penstock.chain._batches import require_batch
 from penstock.chain.fake._rules.channels import ChannelRules
 from penstock.chain.fake._vault import Vault
 from penstock.chain.fake._wallets import Wallets
+from penstock.chain.port import Noted
 from penstock.channels import ChannelState
 from penstock.events import Receipt
 from penstock.keys import Account
@@ -45,10 +46,12 @@ class Channels(Vault, Wallets):
             funder, "topping up the channel", lambda tx: ChannelRules(tx).top_up(key, amount, from_vault), value
         )
 
-    async def settle(self, sender: Account, vouchers: Sequence[Voucher]) -> Receipt:
+    async def settle(self, sender: Account, vouchers: Sequence[Voucher], *, noted: Noted | None = None) -> Receipt:
         keys = [voucher.key for voucher in vouchers]
         require_batch(keys, token=keys[0].token if keys else NATIVE, payee=keys[0].payee if keys else NATIVE)
-        return await self._transact(sender, "settling vouchers", lambda tx: ChannelRules(tx).settle(vouchers))
+        return await self._transact(
+            sender, "settling vouchers", lambda tx: ChannelRules(tx).settle(vouchers), noted=noted
+        )
 
     async def close_channel(self, payee: Account, voucher: Voucher) -> Receipt:
         own = replace(voucher, key=replace(voucher.key, payee=payee.address))

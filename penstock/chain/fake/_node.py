@@ -8,8 +8,10 @@ from contextlib import contextmanager
 
 from eth_utils.crypto import keccak
 
+from penstock.chain.calls import Mined
 from penstock.chain.fake._rules.state import FakeBlock, State
 from penstock.chain.fake._rules.transaction import Contracts, Refused, Transaction
+from penstock.chain.port import Noted
 from penstock.errors import InsufficientFunds, NodeUnavailable, Reverted, TransactionLost
 from penstock.events import Receipt
 from penstock.keys import Account
@@ -114,6 +116,18 @@ class Node:
         await self._latest()
         return self._blocks[number].block if 0 <= number < len(self._blocks) else None
 
+    async def mined(self, transaction: str) -> Mined | None:
+        await self._latest()
+        for mined in reversed(self._blocks):
+            if mined.receipt is not None and mined.receipt.transaction == transaction:
+                return Mined(mined.receipt, mined.block.hash, True)
+        return None
+
+    async def nonces(self, account: Address) -> tuple[int, int]:
+        await self._latest()
+        nonce = sum(mined.sender == account for mined in self._blocks)
+        return nonce, nonce
+
     async def native_balance(self, account: Address) -> int:
         return (await self._latest()).state.coins.get(account, 0)
 
@@ -141,11 +155,11 @@ class Node:
         self._made += 1
         return hex32(keccak(text=f"made {self._made}"))
 
-    def _mine(self, state: State, timestamp: int, name: str | None = None, tx: Transaction | None = None) -> None:
+    def _mine(self, state: State, timestamp: int, tx: Transaction | None = None) -> None:
+        """A block with this transaction, or an empty one."""
         last = self._blocks[-1].block
-        block = Block(last.number + 1, name or self._hash(), last.hash, timestamp)
-        said = (tuple(tx.events), tuple(tx.verdicts), tuple(tx.licences)) if tx else ()
-        self._blocks.append(FakeBlock(block, state, *said))
+        block = Block(last.number + 1, tx.place[1] if tx else self._hash(), last.hash, timestamp)
+        self._blocks.append(FakeBlock(block, state, *((tx.sender, _receipt_of(tx)) if tx else ())))
 
     async def _transact(
         self,
@@ -155,19 +169,40 @@ class Node:
         value: int = 0,
         *,
         to: Address | None = None,
+        noted: Noted | None = None,
     ) -> Receipt:
         """Try it on a copy of the state; what goes wrong leaves nothing behind."""
         await self._latest()
+        name = self._hash()
+        if noted is not None:
+            self._tried(account.address, doing, act, value, to, name)
+            await noted(name, (await self.nonces(account.address))[1])
+        state, tx = self._tried(account.address, doing, act, value, to, name)
+        if self._to_lose:
+            if self._to_lose.pop(0):
+                self._mine(state, tx.now, tx)
+            raise TransactionLost(name, f"{doing}: transaction {name} was not mined in time; it may still be")
+        self._mine(state, tx.now, tx)
+        return _receipt_of(tx)
+
+    def _tried(
+        self,
+        sender: Address,
+        doing: str,
+        act: Callable[[Transaction], None],
+        value: int,
+        to: Address | None,
+        name: str,
+    ) -> tuple[State, Transaction]:
+        """The state after it, gas and all."""
         state = self._state.copy()
-        sender = account.address
         held = state.coins.get(sender, 0)
         if held < value:
             raise InsufficientFunds(f"{doing}: {sender} has {_coins(held)}, needs {_coins(value)}")
         receiver = to or self.stream_pay
         state.coins[sender] = held - value
         state.coins[receiver] = state.coins.get(receiver, 0) + value
-        name, block = self._hash(), self._hash()
-        place = (self._blocks[-1].block.number + 1, block, self.now, name)
+        place = (self._blocks[-1].block.number + 1, self._hash(), self.now, name)
         tx = Transaction(self.contracts, state, sender, value, doing, place)
         try:
             act(tx)
@@ -177,13 +212,12 @@ class Node:
         if held < value + fee:
             raise InsufficientFunds(f"{doing}: {sender} has {_coins(held)}, needs {_coins(value + fee)} with the gas")
         state.coins[sender] -= fee
-        if self._to_lose:
-            if self._to_lose.pop(0):
-                self._mine(state, tx.now, block, tx)
-            raise TransactionLost(name, f"{doing}: transaction {name} was not mined in time; it may still be")
-        self._mine(state, tx.now, block, tx)
-        mined = self._blocks[-1]
-        return Receipt(name, mined.block.number, tx.now, GAS, GAS_PRICE, mined.events, mined.verdicts, mined.licences)
+        return state, tx
+
+
+def _receipt_of(tx: Transaction) -> Receipt:
+    number, _, now, name = tx.place
+    return Receipt(name, number, now, GAS, GAS_PRICE, tuple(tx.events), tuple(tx.verdicts), tuple(tx.licences))
 
 
 def place_of(name: str) -> Address:

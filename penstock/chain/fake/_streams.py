@@ -13,6 +13,7 @@ from penstock.chain.fake._rules.streams import StreamRules
 from penstock.chain.fake._rules.transaction import UINT256
 from penstock.chain.fake._vault import Vault
 from penstock.chain.fake._wallets import Wallets
+from penstock.chain.port import Noted
 from penstock.events import Receipt, StreamEvent
 from penstock.keys import Account
 from penstock.types import ZERO_ADDRESS, Address, Order, Permit, StandingOrder, StreamId, StreamKey
@@ -84,12 +85,24 @@ class Streams(Vault, Wallets):
             payee, "closing the stream", lambda tx: StreamRules(tx).stop(parties, stop_at, ZERO_ADDRESS)
         )
 
-    async def withdraw(self, payee: Account, token: Address, keys: Sequence[StreamKey], *, to: Address) -> Receipt:
+    async def withdraw(
+        self, payee: Account, token: Address, keys: Sequence[StreamKey], *, to: Address, noted: Noted | None = None
+    ) -> Receipt:
         require_batch(keys, token=token, payee=payee.address)
-        return await self._transact(payee, "withdrawing earnings", lambda tx: StreamRules(tx).withdraw(token, keys, to))
+        return await self._transact(
+            payee, "withdrawing earnings", lambda tx: StreamRules(tx).withdraw(token, keys, to), noted=noted
+        )
 
-    async def collect(self, sender: Account, token: Address, payee: Address, keys: Sequence[StreamKey]) -> Receipt:
+    async def collect(
+        self,
+        sender: Account,
+        token: Address,
+        payee: Address,
+        keys: Sequence[StreamKey],
+        *,
+        noted: Noted | None = None,
+    ) -> Receipt:
         require_batch(keys, token=token, payee=payee)
         return await self._transact(
-            sender, "collecting earnings", lambda tx: StreamRules(tx).collect(token, payee, keys)
+            sender, "collecting earnings", lambda tx: StreamRules(tx).collect(token, payee, keys), noted=noted
         )

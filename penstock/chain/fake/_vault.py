@@ -7,6 +7,7 @@ from functools import cached_property
 from penstock.chain.fake._node import Node
 from penstock.chain.fake._rules.transaction import UINT256, Transaction
 from penstock.chain.fake._rules.vault import VaultRules
+from penstock.chain.port import Noted
 from penstock.events import Event, Receipt
 from penstock.keys import Account
 from penstock.types import NATIVE, Address
@@ -40,9 +41,11 @@ class Vault(Node):
         value = amount if token == NATIVE else 0
         return await self._transact(funder, "paying into the vault", act, value)
 
-    async def withdraw_vault(self, account: Account, token: Address, amount: int, *, to: Address) -> Receipt:
+    async def withdraw_vault(
+        self, account: Account, token: Address, amount: int, *, to: Address, noted: Noted | None = None
+    ) -> Receipt:
         return await self._transact(
-            account, "withdrawing from the vault", lambda tx: VaultRules(tx).take_out(token, amount, to)
+            account, "withdrawing from the vault", lambda tx: VaultRules(tx).take_out(token, amount, to), noted=noted
         )
 
     async def approve(self, owner: Account, token: Address, amount: int) -> Receipt:

@@ -13,6 +13,7 @@ from typing import Protocol
 from penstock.chain.port._channels import Channels
 from penstock.chain.port._licences import Licences
 from penstock.chain.port._node import Node
+from penstock.chain.port._node import Noted as Noted
 from penstock.chain.port._registry import Registry
 from penstock.chain.port._slashing import Slashing
 from penstock.chain.port._staking import Staking

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from penstock.chain.port._node import Noted
 from penstock.channels import ChannelState
 from penstock.events import Receipt
 from penstock.keys import Account
@@ -30,7 +31,7 @@ class Channels(Protocol):
         self, funder: Account, key: StreamKey, *, amount: int, value: int, from_vault: int
     ) -> Receipt: ...
 
-    async def settle(self, sender: Account, vouchers: Sequence[Voucher]) -> Receipt:
+    async def settle(self, sender: Account, vouchers: Sequence[Voucher], *, noted: Noted | None = None) -> Receipt:
         """One channel or up to 200, all of one payee and token."""
         ...
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from penstock.chain.calls import Mined
 from penstock.types import Address, Block, Token
+
+Noted = Callable[[str, int], Awaitable[None]]
+"""Is told a transaction's hash and its sender's nonce before it leaves; what it raises keeps the transaction back."""
 
 
 class Node(Protocol):
@@ -18,6 +23,14 @@ class Node(Protocol):
 
     async def block(self, number: int) -> Block | None:
         """None where the chain is not that long."""
+        ...
+
+    async def mined(self, transaction: str) -> Mined | None:
+        """None where it is in no block now, be it that it never was or that its block is gone."""
+        ...
+
+    async def nonces(self, account: Address) -> tuple[int, int]:
+        """The next one by the blocks that are there, and the next one by what the node has heard of besides."""
         ...
 
     async def native_balance(self, account: Address) -> int: ...

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from penstock.accrual import StreamState
+from penstock.chain.port._node import Noted
 from penstock.events import Receipt, StreamEvent
 from penstock.keys import Account
 from penstock.types import Address, Order, Permit, StandingOrder, StreamId, StreamKey
@@ -48,8 +49,18 @@ class Streams(Protocol):
 
     async def close_stream(self, payee: Account, key: StreamKey, *, stop_at: int) -> Receipt: ...
 
-    async def withdraw(self, payee: Account, token: Address, keys: Sequence[StreamKey], *, to: Address) -> Receipt:
+    async def withdraw(
+        self, payee: Account, token: Address, keys: Sequence[StreamKey], *, to: Address, noted: Noted | None = None
+    ) -> Receipt:
         """One stream or up to 200, all of this payee and token."""
         ...
 
-    async def collect(self, sender: Account, token: Address, payee: Address, keys: Sequence[StreamKey]) -> Receipt: ...
+    async def collect(
+        self,
+        sender: Account,
+        token: Address,
+        payee: Address,
+        keys: Sequence[StreamKey],
+        *,
+        noted: Noted | None = None,
+    ) -> Receipt: ...

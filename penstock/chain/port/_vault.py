@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from penstock.chain.port._node import Noted
 from penstock.events import Event, Receipt
 from penstock.keys import Account
 from penstock.types import Address
@@ -37,7 +38,9 @@ class Vault(Protocol):
         self, funder: Account, token: Address, amount: int, *, account: Address | None = None
     ) -> Receipt: ...
 
-    async def withdraw_vault(self, account: Account, token: Address, amount: int, *, to: Address) -> Receipt: ...
+    async def withdraw_vault(
+        self, account: Account, token: Address, amount: int, *, to: Address, noted: Noted | None = None
+    ) -> Receipt: ...
 
     async def approve(self, owner: Account, token: Address, amount: int) -> Receipt:
         """Let StreamPay take so much."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from penstock.chain import calls, wallet_calls
 from penstock.chain._codec import interface
 from penstock.chain.calls import parties
+from penstock.chain.port import Noted
 from penstock.chain.web3._vault import Vault
 from penstock.chain.web3._wallets import Wallets
 from penstock.channels import ChannelState
@@ -60,8 +61,8 @@ class Channels(Vault, Wallets):
             takes=(key.token, funder.address, amount, from_vault),
         )
 
-    async def settle(self, sender: Account, vouchers: Sequence[Voucher]) -> Receipt:
-        return await self._make(sender, calls.settle(vouchers))
+    async def settle(self, sender: Account, vouchers: Sequence[Voucher], *, noted: Noted | None = None) -> Receipt:
+        return await self._make(sender, calls.settle(vouchers), noted)
 
     async def close_channel(self, payee: Account, voucher: Voucher) -> Receipt:
         key = voucher.key

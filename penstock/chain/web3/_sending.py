@@ -16,6 +16,7 @@ from penstock.chain import _events, _licence_events, _verdicts
 from penstock.chain._codec import Function, checksum, interface, revert_reason
 from penstock.chain._rpc import RpcError
 from penstock.chain.calls import Call, Mined, Prepared
+from penstock.chain.port import Noted
 from penstock.chain.web3._tokens import Tokens
 from penstock.errors import ChainError, InsufficientFunds, NodeUnavailable, Reverted, TransactionLost
 from penstock.events import Receipt
@@ -60,7 +61,6 @@ class Sending(Tokens):
         return int(await self._ask("eth_gasPrice"), 16)
 
     async def nonces(self, account: Address) -> tuple[int, int]:
-        """The next one by the blocks that are there, and the next one by what the node has heard of besides."""
         mined = await self._ask("eth_getTransactionCount", account, "latest")
         heard = await self._ask("eth_getTransactionCount", account, "pending")
         return int(mined, 16), int(heard, 16)
@@ -86,7 +86,6 @@ class Sending(Tokens):
         return ""
 
     async def mined(self, transaction: str) -> Mined | None:
-        """None where it is in no block now, be it that it never was or that its block is gone."""
         found = await self._ask("eth_getTransactionReceipt", transaction)
         if found is None:
             return None
@@ -94,7 +93,7 @@ class Sending(Tokens):
 
     # --- all in one ---
 
-    async def _make(self, account: Account, call: Call) -> Receipt:
+    async def _make(self, account: Account, call: Call, noted: Noted | None = None) -> Receipt:
         return await self._send(
             account,
             self._address(call),
@@ -103,6 +102,7 @@ class Sending(Tokens):
             doing=call.doing,
             value=call.value,
             streams=call.batch,
+            noted=noted,
         )
 
     async def _send(
@@ -117,6 +117,7 @@ class Sending(Tokens):
         streams: int = 0,
         takes: Takes | None = None,
         has_permit: bool = False,
+        noted: Noted | None = None,
     ) -> Receipt:
         """Try it, sign it, send it, wait for it.
 
@@ -135,7 +136,7 @@ class Sending(Tokens):
             has_permit=has_permit,
         )
         transaction = prepared.transaction
-        async with self._submitted(account, transaction, doing) as (name, raw):
+        async with self._submitted(account, transaction, doing, noted) as (name, raw):
             receipt = await self._wait(name, raw, doing)
         if int(receipt["status"], 16) != 1:
             raise Reverted(await self._why(account.address, transaction, receipt), doing=doing)
@@ -212,7 +213,7 @@ class Sending(Tokens):
 
     @asynccontextmanager
     async def _submitted(
-        self, account: Account, transaction: Mapping[str, Any], doing: str
+        self, account: Account, transaction: Mapping[str, Any], doing: str, noted: Noted | None
     ) -> AsyncIterator[tuple[str, str]]:
         """Its hash and raw form; inside, its nonce counts as taken by this process."""
         taken = self._in_flight[account.address]
@@ -223,6 +224,8 @@ class Sending(Tokens):
                     nonce += 1
                 signed = account.sign_transaction({**transaction, "nonce": nonce})
                 name, raw = hex32(keccak(signed)), "0x" + signed.hex()
+                if noted is not None:
+                    await noted(name, nonce)
                 try:
                     await self._rpc.call("eth_sendRawTransaction", raw)
                 except RpcError as error:

@@ -11,6 +11,7 @@ from penstock.chain._batches import AT_ONCE, require_batch
 from penstock.chain._codec import interface
 from penstock.chain._filter import only_of
 from penstock.chain.calls import parties, sources
+from penstock.chain.port import Noted
 from penstock.chain.web3._vault import Vault
 from penstock.chain.web3._wallets import Wallets
 from penstock.events import Receipt, StreamEvent
@@ -107,7 +108,9 @@ class Streams(Vault, Wallets):
             doing="closing the stream",
         )
 
-    async def withdraw(self, payee: Account, token: Address, keys: Sequence[StreamKey], *, to: Address) -> Receipt:
+    async def withdraw(
+        self, payee: Account, token: Address, keys: Sequence[StreamKey], *, to: Address, noted: Noted | None = None
+    ) -> Receipt:
         require_batch(keys, token=token, payee=payee.address)
         args: tuple[Any, ...]
         function, args = "withdraw_many", (token, sources(keys), to)
@@ -119,7 +122,16 @@ class Streams(Vault, Wallets):
             args,
             doing="withdrawing earnings",
             streams=len(keys),
+            noted=noted,
         )
 
-    async def collect(self, sender: Account, token: Address, payee: Address, keys: Sequence[StreamKey]) -> Receipt:
-        return await self._make(sender, calls.collect(token, payee, keys))
+    async def collect(
+        self,
+        sender: Account,
+        token: Address,
+        payee: Address,
+        keys: Sequence[StreamKey],
+        *,
+        noted: Noted | None = None,
+    ) -> Receipt:
+        return await self._make(sender, calls.collect(token, payee, keys), noted)

@@ -7,6 +7,7 @@ from typing import Any
 
 from penstock.chain import _events
 from penstock.chain._codec import ERC20, interface
+from penstock.chain.port import Noted
 from penstock.chain.web3._sending import Sending, Takes
 from penstock.events import Event, Receipt
 from penstock.keys import Account
@@ -48,12 +49,15 @@ class Vault(Sending):
             takes=(token, funder.address, amount, 0),
         )
 
-    async def withdraw_vault(self, account: Account, token: Address, amount: int, *, to: Address) -> Receipt:
+    async def withdraw_vault(
+        self, account: Account, token: Address, amount: int, *, to: Address, noted: Noted | None = None
+    ) -> Receipt:
         return await self._pay(
             account,
             "withdraw_vault",
             (token, amount, to),
             doing="withdrawing from the vault",
+            noted=noted,
         )
 
     async def approve(self, owner: Account, token: Address, amount: int) -> Receipt:
@@ -78,6 +82,7 @@ class Vault(Sending):
         streams: int = 0,
         takes: Takes | None = None,
         has_permit: bool = False,
+        noted: Noted | None = None,
     ) -> Receipt:
         return await self._send(
             account,
@@ -89,6 +94,7 @@ class Vault(Sending):
             streams=streams,
             takes=takes,
             has_permit=has_permit,
+            noted=noted,
         )
 
     # --- domains ---

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 from penstock.accrual import StreamState
 from penstock.caps import Ledger
 from penstock.channels import ChannelState
-from penstock.events import Event, Verdict
+from penstock.events import Event, Receipt, Verdict
 from penstock.licences import AutoCharge, Licence, LicenceEvent, LicenceId, Product, ProductId, Rating, Release
 from penstock.types import ZERO_ADDRESS, Address, Block, Challenge, Offer, OfferId, Provider, StreamId, Token
 from penstock.wallets import Grant, Scope, WalletEvent
@@ -84,10 +85,21 @@ class State:
 
 @dataclass(frozen=True)
 class FakeBlock:
-    """A block, the state after it, and what was said in it."""
+    """A block, the state after it, and the transaction in it, if there is one."""
 
     block: Block
     state: State
-    events: tuple[Event, ...] = ()
-    verdicts: tuple[Verdict, ...] = ()
-    licences: tuple[LicenceEvent, ...] = ()
+    sender: Address | None = None
+    receipt: Receipt | None = None
+
+    @property
+    def events(self) -> Sequence[Event]:
+        return self.receipt.events if self.receipt else ()
+
+    @property
+    def verdicts(self) -> Sequence[Verdict]:
+        return self.receipt.verdicts if self.receipt else ()
+
+    @property
+    def licences(self) -> Sequence[LicenceEvent]:
+        return self.receipt.licences if self.receipt else ()
