@@ -177,7 +177,9 @@ def keystore_path(spec: str, environ: Mapping[str, str] | None = None) -> Path |
     if not spec:
         raise ConfigError("no account is named: give --account or PENSTOCK_ACCOUNT")
     homes = [Path(home).expanduser() for home in (environ.get("APE_DATA_FOLDER", ""), "~/.ape") if home]
-    places = [Path(spec).expanduser(), *(home / "accounts" / f"{spec}.json" for home in homes)]
+    places = [Path(spec).expanduser()]
+    if "/" not in spec:  # else it is no alias
+        places += dict.fromkeys(home / "accounts" / f"{spec}.json" for home in homes)
     for place in places:
         if place.is_file():
             return place
@@ -201,7 +203,9 @@ def _load_keystore(path: Path, environ: Mapping[str, str], ask: Callable[[str], 
     except (KeyError, TypeError, NotImplementedError) as error:
         raise ConfigError(f"{path} is no keystore of version 3: {error!r}") from error
     except ValueError:
-        raise ConfigError(f"the passphrase does not open {path}") from None
+        raise ConfigError(
+            f"the passphrase does not open {path}: see PENSTOCK_PASSPHRASE or PENSTOCK_PASSPHRASE_FILE"
+        ) from None
     return LocalAccount(secret)
 
 

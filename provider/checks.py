@@ -17,15 +17,18 @@ from typing import Any
 
 import aiohttp
 
-from penstock.errors import ChainError, ConfigError, NotFound, PenstockError
+from penstock.errors import ConfigError, NotFound, PenstockError
 from penstock.types import NATIVE
 from penstock.units import format_amount
 from penstock.wire.sessions import WELL_KNOWN_PATH
 from provider.engines import EngineFailed
+from provider.places import is_url, show_place
 from provider.service import Connection, listen
 from provider.settings import Settings, named
 
 _WAIT = 5.0
+_IMPORT_SECONDS = 120.0
+"""vLLM takes long on a cold disk."""
 _SKEW_WARNED, _HEAD_OLD = 5.0, 60.0
 _DISK_LEAST = 2**30
 _GAS_LEAST = 5 * 10**15
@@ -108,8 +111,27 @@ async def vllm(settings: Settings) -> Finding:
         python = find(settings.vllm)
     except EngineFailed as error:
         return fail("vllm", str(error), "install it, or leave --vllm out")
-    version = next(python.parents[1].glob("lib/python*/site-packages/vllm*.dist-info"), None)
-    return ok("vllm", f"{version.name.removesuffix('.dist-info') if version else 'found'} at {python.parents[1]}")
+    status, said = await _run(str(python), "-c", "import vllm; print(vllm.__version__)", seconds=_IMPORT_SECONDS)
+    lines = said.strip().splitlines() or ["it said nothing"]
+    if status:
+        cure = f"{python} -m pip install --force-reinstall vllm, for this driver; or leave --vllm out"
+        return fail("vllm", f"{python.parents[1]} is broken: {lines[-1][:200]}", cure)
+    return ok("vllm", f"{lines[-1]} at {python.parents[1]}")
+
+
+def state(place: str) -> Finding:
+    """Where a provider keeps what it must not forget."""
+    from provider.store import visiting
+
+    shown = show_place(place)
+    if not is_url(place) and not Path(place).exists():
+        return ok("state", f"{shown} will be made at the first start")
+    try:
+        with visiting(place) as connection:
+            connection.exec_driver_sql("SELECT 1")
+    except ConfigError as error:
+        return fail("state", str(error), "")
+    return ok("state", shown)
 
 
 def files(settings: Settings) -> list[Finding]:
@@ -136,17 +158,17 @@ def files(settings: Settings) -> list[Finding]:
     return found
 
 
-async def _run(*command: str) -> tuple[int, str]:
+async def _run(*command: str, seconds: float = 20.0) -> tuple[int, str]:
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, stdin=asyncio.subprocess.DEVNULL
     )
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(seconds):
             said, _ = await process.communicate()
     except TimeoutError:
         process.kill()
         await process.wait()
-        return 1, "no answer within 20 s"
+        return 1, f"no answer within {seconds:g} s"
     return process.returncode or 0, said.decode(errors="replace")
 
 
@@ -273,10 +295,12 @@ async def engines(settings: Settings) -> list[Finding]:
     return found
 
 
-async def guarded(what: str, work: Callable[[], Any], cure: str) -> list[Finding]:
-    """Findings of a check, or the one that it failed."""
+async def guarded(what: str, work: Callable[[], Any]) -> list[Finding]:
+    """Findings of a check, or the one that it failed: an error names its own cure."""
     try:
         found = await work()
-    except (PenstockError, ChainError) as error:
-        return [fail(what, str(error), cure)]
+    except ConfigError as error:
+        return [fail("settings", str(error), "")]
+    except PenstockError as error:
+        return [fail(what, str(error), "")]
     return found if isinstance(found, list) else [found]

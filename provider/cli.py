@@ -272,10 +272,10 @@ async def _status(connection: Connection, as_json: bool) -> None:
 
     from penstock.types import NATIVE
     from penstock.units import format_amount
-    from provider.market import needed_stake
+    from provider.market import needed_stake, registered
 
     chain, me = connection.chain, connection.account.address
-    provider = await chain.provider(me)
+    provider = await registered(chain, connection.account)
     slots = sum(offer.terms.slots for offer in await chain.offers_of(me) if offer.active)
     stake, (needed, why) = await chain.stake_of(me), await needed_stake(chain, slots)
     try:
@@ -283,7 +283,8 @@ async def _status(connection: Connection, as_json: bool) -> None:
         async with aiohttp.ClientSession(timeout=timeout) as http, http.get(f"{provider.endpoint}/ready") as answer:
             gateway = await answer.json()
     except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-        gateway = {"status": "unreachable", "troubles": {"gateway": str(error) or type(error).__name__}}
+        said = f"{error or type(error).__name__}: start it; `doctor` looks closer"
+        gateway = {"status": "unreachable", "troubles": {"gateway": said}}
     found = {
         "provider": me,
         "endpoint": provider.endpoint,
@@ -416,7 +417,9 @@ async def _withdraw(connection: Connection, settings: Settings, as_json: bool) -
 
 
 async def _payee(connection: Connection) -> Address:
-    return (await connection.chain.provider(connection.account.address)).payee
+    from provider.market import registered
+
+    return (await registered(connection.chain, connection.account)).payee
 
 
 @dataclass

@@ -38,6 +38,14 @@ class Seller:
         return [offer for offer in self.offers.values() if offer.active]
 
 
+async def registered(chain: Chain, account: Account) -> Provider:
+    """What the registry says of an account. NotFound says how it comes to be there."""
+    try:
+        return await chain.provider(account.address)
+    except NotFound as error:
+        raise NotFound(f"{error}: `penstock-provider init` registers it; or name its --account and --network") from None
+
+
 async def large_deposits(settings: Settings, chain: Chain, tokens: Mapping[str, Address]) -> dict[Address, int]:
     """Those of the settings, in base units. ConfigError where one makes no sense."""
     found = {}

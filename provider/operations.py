@@ -146,7 +146,7 @@ async def _init(
     make_engines(settings)  # that each model has one
     found = await checks.machine(settings)
     found += await checks.engines(settings)
-    found += await checks.guarded("endpoint", lambda: checks.reachable(settings), "choose another --port")
+    found += await checks.guarded("endpoint", lambda: checks.reachable(settings))
     async with connect(settings) as connection:
         wanted = await market.terms_of(settings, connection.chain, connection.deployment.tokens)
         found += await checks.chain(connection, settings)
@@ -180,7 +180,7 @@ async def _init(
 
 async def _doctor(settings: Settings, as_json: bool) -> None:
     from provider import checks
-    from provider.service import connect
+    from provider.service import connect, state_place
 
     found = await checks.machine(settings)
     found += await checks.engines(settings)
@@ -188,9 +188,10 @@ async def _doctor(settings: Settings, as_json: bool) -> None:
     async def on_chain() -> list[Finding]:
         async with connect(settings) as connection:
             seen = await checks.chain(connection, settings)
-            return [*seen, *await _way_in(connection)]
+            place = state_place(settings, connection.chain.chain_id, connection.account.address)
+            return [*seen, await asyncio.to_thread(checks.state, place), *await _way_in(connection)]
 
-    found += await checks.guarded("chain", on_chain, "check --network, --rpc-url, --deployment and --account")
+    found += await checks.guarded("chain", on_chain)
     _show(found, as_json)
     failed = [each.what for each in found if each.level is checks.Level.FAIL]
     if failed:
@@ -211,12 +212,13 @@ async def _way_in(connection: Connection) -> list[Finding]:
 async def _drain(settings: Settings, *, off: bool, seconds: float, as_json: bool) -> None:
     import aiohttp
 
+    from provider.market import registered
     from provider.service import connect, state_place
     from provider.store import DRAIN, write_control
 
     async with connect(settings) as connection:
         me = connection.account.address
-        url = (await connection.chain.provider(me)).endpoint
+        url = (await registered(connection.chain, connection.account)).endpoint
         write_control(state_place(settings, connection.chain.chain_id, me), DRAIN, "" if off else "1")
     if off:
         emit({"draining": False}) if as_json else say("new sessions are taken again")
@@ -252,11 +254,14 @@ def _write(target: Path, answers: Mapping[str, Any]) -> None:
     lines = ["# Settings of penstock-provider; docs/provider.md explains them. No secrets belong here."]
     for name, value in answers.items():
         lines.append(f"{name} = {jsonlib.dumps(list(value) if isinstance(value, tuple | list) else value)}")
-    target.parent.mkdir(parents=True, exist_ok=True)
     scratch = target.with_name(target.name + ".new")
-    scratch.touch(0o600)
-    scratch.write_text("\n".join(lines) + "\n")
-    scratch.replace(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch.touch(0o600)
+        scratch.write_text("\n".join(lines) + "\n")
+        scratch.replace(target)
+    except OSError as error:
+        raise ConfigError(f"cannot write {target}: {error.strerror}: name another --config") from None
 
 
 def _show(found: Iterable[Finding], as_json: bool) -> None:

@@ -42,6 +42,8 @@ _HEED_SECONDS = 1.0
 _CHALLENGE_SECONDS = 10.0
 """Between two looks for challenges, which have to be answered within 15 minutes."""
 _FIRST_SYNC_SECONDS = 600.0
+_PARTS = ("engine", "chain", "state", "provider")
+"""Of which something may be amiss: see `Provider.ready`."""
 _SETTLE_SECONDS = 20.0
 """How long the last payout may keep the process from ending."""
 
@@ -248,7 +250,9 @@ class Provider:
     def _figures(self) -> Iterator[Metric]:
         """How things stand now, for the metrics."""
         projection, admission, engines = self.projection, self.admission, self.engines.engines
-        yield gauge("penstock_ready", "1 while it can sell.", not self.ready())
+        troubles = self.ready()
+        yield gauge("penstock_ready", "1 while it can sell.", not troubles)
+        yield gauges("penstock_trouble", "1 while this is amiss.", "part", [(p, p in troubles) for p in _PARTS])
         yield gauge("penstock_sessions", "Streams that hold a slot.", admission.live_sessions())
         yield gauge("penstock_slots", "Sessions at once, at most.", self.settings.slots)
         yield gauge("penstock_running", "Answers that are being generated.", admission.running)

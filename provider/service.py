@@ -49,6 +49,11 @@ async def connect(settings: Settings) -> AsyncIterator[Connection]:
     """The chain, checked, and the key. ConfigError or ChainError say what is amiss."""
     known = network(settings.network)
     deployment = deployments.load(settings.deployment or known.chain_id)
+    if settings.network != "local" and deployment.chain_id != known.chain_id:
+        raise ConfigError(
+            f"--network {settings.network} is chain {known.chain_id}, the deployment {settings.deployment} is of chain "
+            f"{deployment.chain_id}: name those that belong together"
+        )
     if not settings.account:
         raise ConfigError("no account is named: give --account (test:1 on a local chain, a keystore file elsewhere)")
     account = load_account(settings.account, deployment.chain_id)
@@ -287,7 +292,9 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(1024)
     except OSError as error:
         listener.close()
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}; choose another --port") from None
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}: choose another --port or --host"
+        ) from None
     listener.setblocking(False)
     return listener
 

@@ -281,10 +281,14 @@ def load(overrides: Mapping[str, Any], config: Path | None = None) -> Settings:
     try:
         return Loaded(**given)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {_said(e['type'], e['msg'])}" for e in error.errors())
         raise ConfigError(f"wrong settings: {wrong}") from None
     except ValueError as error:  # TOML, or JSON within an environment variable
         place = config or f"the {PREFIX}... variables"
         raise ConfigError(f"the settings in {place} cannot be read: {error}") from None
     except OSError as error:
         raise ConfigError(f"cannot read {error.filename}: {error.strerror}; check its rights") from None
+
+
+def _said(kind: str, message: str) -> str:
+    return "there is no such setting" if kind == "extra_forbidden" else message.removeprefix("Value error, ")

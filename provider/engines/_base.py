@@ -10,10 +10,15 @@ from typing import Any, Protocol
 
 import aiohttp
 import msgspec
+import structlog
 
 from penstock.errors import PenstockError
 
+log = structlog.get_logger("provider.engine")
+
 _PAUSE = 0.1
+_TOLD_AFTER = 5.0
+"""Seconds after which it is said that an engine is waited for."""
 _PROBE_SECONDS = 30.0
 
 
@@ -148,13 +153,18 @@ async def probe(
 
     `dead` tells why waiting is in vain. EngineFailed after `seconds`, or where the engine has another model.
     """
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
+    told = False
     listed: list[dict[str, Any]] | None = None
     last = "no answer"
     while listed is None:
         if (why := dead()) is not None:
             raise EngineFailed(why)
-        if time.monotonic() > deadline:
+        passed = time.monotonic() - began
+        if passed > _TOLD_AFTER and not told:
+            log.info("the engine does not answer yet", engine=base_url, why=last, waits_seconds=seconds)
+            told = True
+        if passed > seconds:
             raise EngineFailed(f"the engine at {base_url} is not ready after {seconds:g} s: {last}")
         try:
             async with session.get(

@@ -6,7 +6,7 @@ another in one thread of their own, so that the event loop never waits for a dis
 come together share a transaction.
 """
 
-from provider.store._database import DRAIN, write_control
+from provider.store._database import DRAIN, visiting, write_control
 from provider.store._events import BLOCKS_KEPT, ChainEvent, Events
 from provider.store._payouts import Payouts
 from provider.store._receipts import Receipts
@@ -43,6 +43,7 @@ __all__ = [
     "Usage",
     "revoke_kept",
     "sessions_kept",
+    "visiting",
     "vouchers_kept",
     "write_control",
 ]

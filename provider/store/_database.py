@@ -62,7 +62,11 @@ class Database:
             if lock is not None:
                 os.close(lock)
             if isinstance(error, SQLAlchemyError):
-                cure = "check the URL and the server" if is_url(place) else "move it away"
+                cure = (
+                    "check the URL and the server"
+                    if is_url(place)
+                    else "see to its disk and its rights, or move it away"
+                )
                 raise ConfigError(f"{shown} is no usable state ({reason(error)}): {cure}") from None
             raise
         return cls(engine, lock)

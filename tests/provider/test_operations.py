@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from eth_account import Account
 
 from penstock.chain.web3 import Web3Chain
 from provider import checks
@@ -105,6 +106,52 @@ async def test_the_doctor_says_what_is_wrong(stage: Stage, node: Node) -> None:
     gone = stage.command("doctor", "--json")
     assert gone.returncode == 1
     assert any(json.loads(line)["what"] == "chain" for line in gone.stdout.splitlines())
+
+
+def test_what_is_wrong_is_told_with_its_cure(stage: Stage, tmp_path: Path) -> None:
+    keystore, typo = tmp_path / "key.json", tmp_path / "typo.toml"
+    keystore.write_text(json.dumps(Account.encrypt(stage.account.secret, "right", kdf="pbkdf2", iterations=10)))
+    typo.write_text('modle = "x"')
+    for words, changes, said in (
+        (("status",), {}, "`penstock-provider init` registers it"),
+        (("earnings",), {}, "`penstock-provider init` registers it"),
+        (("drain",), {}, "`penstock-provider init` registers it"),
+        (("withdraw",), {"ACCOUNT": str(keystore), "PASSPHRASE": "wrong"}, "PENSTOCK_PASSPHRASE_FILE"),
+        (("offers", "--network", "bsc-testnet"), {}, "chain 31337: name those that belong together"),
+        (("doctor", "--config", str(typo)), {}, "modle: there is no such setting"),
+        (("start",), {"HOME": "/proc/nowhere"}, "cannot write the state file"),
+        (("start", "--offer", "native:1", "--host", "203.0.113.1"), {}, "choose another --port or --host"),
+        (
+            ("init", "--price", "native:1", "--yes", "--dry-run", "--port", "0"),
+            {"PROVIDER_CONFIG": "/proc/x"},
+            "--config",
+        ),
+        (("doctor",), {"PROVIDER_STATE": "postgresql://x:secret@127.0.0.1:9/x"}, "postgresql://x:***@127.0.0.1:9/x"),
+    ):
+        kept = dict(stage.environment)
+        stage.environment |= {f"PENSTOCK_{name}": value for name, value in changes.items()}
+        done = stage.command(*words)
+        stage.environment = kept
+        assert done.returncode, words
+        assert said in done.stderr, (words, done.stderr)
+        assert "secret" not in done.stderr
+
+
+async def test_a_broken_vllm_is_told_before_it_is_started(tmp_path: Path) -> None:
+    package = tmp_path / "lib/python3.11/site-packages/vllm"
+    package.mkdir(parents=True)
+    (package / "version.py").touch()
+    python = tmp_path / "bin/python"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\necho 'ImportError: libcudart.so.12: cannot open shared object file' >&2\nexit 1\n")
+    python.chmod(0o755)
+    settings = Settings(vllm=str(tmp_path))
+    found = await checks.vllm(settings)
+    assert found.level is Level.FAIL
+    assert "libcudart" in found.said
+    assert "--force-reinstall" in found.cure
+    python.write_text("#!/bin/sh\necho 'WARNING: no GPU'\necho 0.32.0\n")
+    assert (await checks.vllm(settings)).said == f"0.32.0 at {tmp_path}"
 
 
 def test_files_that_others_can_read_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
