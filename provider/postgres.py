@@ -50,7 +50,7 @@ class Line:
     def _connect(self, _dialect: Any, _record: Any, arguments: Any, parameters: Any) -> _Connection:
         if time.monotonic() < self._rests_until:
             raise psycopg.OperationalError(self._why)
-        given = parameters | {"connect_timeout": math.ceil(self.patience), "autocommit": True}
+        given = parameters | {"connect_timeout": math.ceil(min(self.patience, PATIENCE)), "autocommit": True}
         connection = None
         try:
             connection = _Connection.connect(*arguments, **given)

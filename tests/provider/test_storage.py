@@ -97,7 +97,10 @@ async def test_a_locked_database_is_waited_for_and_then_told(rig: Rig, buyer: Bu
 
 
 @on_both
-async def test_old_ids_go_first_and_receipts_with_their_session(rig: Rig, buyer: Buyer) -> None:
+async def test_old_ids_go_first_and_receipts_with_their_session(
+    rig: Rig, buyer: Buyer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("provider.store._receipts._PRUNED_AT_ONCE", 1)
     store = rig.provider.store
     answer = await buyer.chat()
     receipt = SignedReceipt.parse(answer.headers[RECEIPT_HEADER]).receipt
@@ -114,6 +117,7 @@ async def test_old_ids_go_first_and_receipts_with_their_session(rig: Rig, buyer:
     again = SignedReceipt.parse((await buyer.chat()).headers[RECEIPT_HEADER]).receipt
     assert (again.seq, again.previous) == (1, receipt.hash)
     await store.forget_sessions([session.id for session in await store.sessions()])
+    assert len(await store.usage()) == 2
     await store.prune(now)
     assert await store.receipt(receipt.hash) is None
     assert await store.usage() == []
