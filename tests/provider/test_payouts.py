@@ -11,8 +11,9 @@ import pytest
 from sqlalchemy import Connection
 
 from penstock.chain.web3 import Web3Chain
+from penstock.events import Withdrawn
 from penstock.keys import new_session_key
-from penstock.types import NATIVE, Withdrawn
+from penstock.types import NATIVE
 from provider.engines.upstream import UpstreamEngine
 from provider.store import Store
 from tests.deployed import Deployed
