@@ -18,7 +18,21 @@ from contextlib import asynccontextmanager, suppress
 
 import aiohttp
 import structlog
-from sqlalchemy import Column, Connection, Float, MetaData, String, Table, delete, func, or_, select, text, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    Float,
+    MetaData,
+    Select,
+    String,
+    Table,
+    delete,
+    func,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -69,7 +83,6 @@ _turns = Table(
     Column("gateway", String, nullable=False),
 )
 _now = func.extract("epoch", func.clock_timestamp())
-_alive = select(_gateways.c.id).where(_gateways.c.seen > _now - LEASE)
 _SLOTS_LOCK = 0x50454E54
 
 
@@ -142,7 +155,7 @@ class Cluster:
         row = insert(_owners).values(stream_id=stream, gateway=self.id)
         free = _owners.c.gateway == self.id
         if not self._patient:
-            free = or_(free, _owners.c.gateway.not_in(_alive))
+            free = or_(free, _owners.c.gateway.not_in(_alive()))
         claim = row.on_conflict_do_update(index_elements=["stream_id"], set_={"gateway": self.id}, where=free)
         owner = select(_gateways.c.url).join(_owners, _owners.c.gateway == _gateways.c.id)
 
@@ -188,7 +201,7 @@ class Cluster:
         """Of all gateways this one alone sends what this payer has ordered. ApiError 503 where another one is at it for
         long."""
         row = insert(_turns).values(payer=payer, gateway=self.id)
-        free = or_(_turns.c.gateway == self.id, _turns.c.gateway.not_in(_alive))
+        free = or_(_turns.c.gateway == self.id, _turns.c.gateway.not_in(_alive()))
         take = row.on_conflict_do_update(index_elements=["payer"], set_={"gateway": self.id}, where=free)
         until = time.monotonic() + _TURN_SECONDS
         while await self._store.run(lambda c: c.execute(take.returning(_turns.c.payer)).first()) is None:
@@ -271,7 +284,7 @@ class Cluster:
             owned = c.execute(select(_owners.c.stream_id).where(_owners.c.gateway == self.id)).scalars()
             if not mine <= set(owned):
                 return False, False, set()
-            if c.execute(_alive.order_by(_gateways.c.joined, _gateways.c.id).limit(1)).scalar() != self.id:
+            if c.execute(_alive().order_by(_gateways.c.joined, _gateways.c.id).limit(1)).scalar() != self.id:
                 return True, False, set()
             others = c.execute(select(_owners.c.stream_id).where(_owners.c.gateway != self.id)).scalars()
             return True, True, {StreamId(stream) for stream in others}
@@ -280,7 +293,7 @@ class Cluster:
         return known
 
     async def _adopt_orphans(self) -> None:
-        query = select(_owners.c.stream_id).where(_owners.c.gateway.not_in(_alive)).limit(_ADOPTED_AT_ONCE)
+        query = select(_owners.c.stream_id).where(_owners.c.gateway.not_in(_alive())).limit(_ADOPTED_AT_ONCE)
         for stream in await self._store.run(lambda c: c.execute(query).scalars().all()):
             if not await self.where(StreamId(stream)):
                 log.info("took over from a gateway that is gone", stream=stream)
@@ -341,6 +354,11 @@ class Cluster:
 
 
 _HOP = frozenset("host connection keep-alive transfer-encoding upgrade te trailer content-length".split())
+
+
+def _alive() -> Select[str]:
+    """The gateways that have said so lately."""
+    return select(_gateways.c.id).where(_gateways.c.seen > _now - LEASE)
 
 
 def _hold(streams: Mapping[StreamId, OfferId], gateway: str) -> Insert:

@@ -18,6 +18,9 @@ _LEAVE_SECONDS = 2
 """How long connections may linger after the answers have ended."""
 HEADER_SECONDS = 10.0
 """How long a client may take over the head of a request, or say nothing on a new connection."""
+_IDLE_SECONDS = 75
+"""How long a connection is kept between requests: longer than clients keep theirs, so that none is closed in the moment
+in which a client asks again."""
 
 
 class Protocol(HttpToolsProtocol):
@@ -76,6 +79,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                timeout_keep_alive=_IDLE_SECONDS,
                 timeout_graceful_shutdown=_LEAVE_SECONDS,
             )
         )

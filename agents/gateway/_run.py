@@ -22,6 +22,9 @@ from penstock.errors import ConfigError
 
 _GRACE = 5
 """Seconds that answers under way may still take when the gateway is stopped."""
+_IDLE = 75
+"""Seconds that a connection is kept between requests: longer than clients keep theirs, so that none is closed in the
+moment in which a client asks again."""
 
 
 class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -83,6 +86,7 @@ async def _serve(context: Context, settings: ServeSettings, listener: socket.soc
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        timeout_keep_alive=_IDLE,
         timeout_graceful_shutdown=_GRACE,
     )
     server = _Server(config)

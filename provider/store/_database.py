@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -83,7 +84,7 @@ class Database:
         return self._lock is None
 
     def trouble(self) -> str | None:
-        """Why the last access failed, such as a disk that is full; None where it did not."""
+        """Why it cannot be written, such as a disk that is full; None once something was written again."""
         return self._trouble
 
     async def _do(self, work: Callable[[Connection], T]) -> T:
@@ -98,10 +99,12 @@ class Database:
             try:
                 with self.engine.begin() as connection:
                     found = work(connection)
+                    healed = self._trouble is not None and _wrote(connection)
             except OperationalError as error:
                 self._trouble = f"the state cannot be written: {reason(error)}"
                 raise
-            self._trouble = None
+            if healed:
+                self._trouble = None
             return found
 
         return asyncio.get_running_loop().run_in_executor(self._thread, run)
@@ -116,6 +119,14 @@ class Database:
     async def write_meta(self, name: str, value: str) -> None:
         row = self._insert(META).values(name=name, value=value)
         await self._do(lambda c: c.execute(row.on_conflict_do_update(index_elements=["name"], set_={"value": value})))
+
+
+def _wrote(connection: Connection) -> bool:
+    """Whether this transaction has written so far: that something could be read shows nothing of the disk."""
+    if connection.dialect.name == "postgresql":
+        return bool(connection.execute(text("SELECT pg_current_xact_id_if_assigned() IS NOT NULL")).scalar_one())
+    raw: sqlite3.Connection = connection.connection.driver_connection  # type: ignore[assignment]
+    return raw.in_transaction  # sqlite3 begins one with the first thing to write
 
 
 @contextmanager
