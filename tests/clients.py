@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.deployed import ROOT
+from tests.harness import PATIENCE
 
 
 @pytest.fixture(scope="module")
 def clients() -> Path:
     """Its folder with executables."""
-    subprocess.run([sys.executable, ROOT / "scripts" / "_bootstrap.py", "--clients"], check=True, timeout=120)
+    subprocess.run([sys.executable, ROOT / "scripts" / "_bootstrap.py", "--clients"], check=True, timeout=8 * PATIENCE)
     return ROOT / ".toolchain" / "clients" / "bin"

@@ -23,7 +23,7 @@ import pytest
 from penstock import deployments
 from penstock.chain.web3 import Web3Chain
 from penstock.deployments import Deployment
-from tests.harness import Node
+from tests.harness import PATIENCE, Node
 
 ROOT = Path(__file__).parents[1]
 DEPLOY_WITHIN = 540
@@ -98,5 +98,6 @@ def node(deployed: Deployed) -> Iterator[Node]:
 @pytest.fixture
 async def chain(node: Node, deployed: Deployed) -> AsyncIterator[Web3Chain]:
     """The SDK's view of the module's node."""
-    async with await Web3Chain.connect(node.url, deployed.deployment) as chain:
+    waits = {"request_timeout": PATIENCE, "receipt_timeout": 2 * PATIENCE}
+    async with await Web3Chain.connect(node.url, deployed.deployment, **waits) as chain:
         yield chain

@@ -112,7 +112,7 @@ class Node:
         """Kill it; its state is gone unless it was dumped."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=PATIENCE)
             self._process = None
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -122,7 +122,7 @@ class Node:
         """NodeError where it says no; OSError where it does not answer."""
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode()
         request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             found = json.load(response)
         if "error" in found:
             raise NodeError(f"{method}: {found['error'].get('message')}")
@@ -168,6 +168,11 @@ class Node:
         self.rpc("evm_increaseTime", seconds)
         self.mine()
         return self.now
+
+    def mine_at(self, timestamp: int) -> None:
+        """A block of this second, whatever time has passed meanwhile."""
+        self.rpc("evm_setNextBlockTimestamp", timestamp)
+        self.mine()
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:

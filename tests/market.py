@@ -20,6 +20,7 @@ import pytest
 
 from penstock.audit import Books
 from penstock.chain.web3 import Web3Chain
+from penstock.consumer import Waits
 from penstock.deployments import Deployment
 from penstock.keys import LocalAccount, new_session_key
 from penstock.types import NATIVE, Address, Terms
@@ -31,6 +32,18 @@ COIN = 10**18
 DOLLAR = 10**6
 PRICES = {"native": 10**13 * 10**6, "dollar": 2000 * 10**6}
 """Base units x 1e6 per second: 0.00001 BNB, 0.002 TUSD."""
+WAITS = Waits(
+    connect=PATIENCE,
+    greeting=PATIENCE,
+    handshake=PATIENCE,
+    sight=PATIENCE,
+    relay=PATIENCE,
+    stall=PATIENCE,
+    receipt=PATIENCE,
+    close=PATIENCE,
+    settle=1,  # only waited for in vain: what there is, the one node shows at once
+)
+"""Of a consumer that gives nobody up because the machine stalls; a test that wants somebody given up says so."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +106,7 @@ class Market:
         return Terms(**(given | changes))
 
     async def connect(self) -> Web3Chain:
-        return await Web3Chain.connect(self.node.url, self.deployment)
+        return await Web3Chain.connect(self.node.url, self.deployment, request_timeout=PATIENCE)
 
     # --- the CLI ---
 
@@ -121,7 +134,7 @@ class Market:
             stderr=subprocess.PIPE,
         )
 
-    async def penstock(self, account: LocalAccount, *words: str, seconds: float = 2 * PATIENCE, **more: str) -> Done:
+    async def penstock(self, account: LocalAccount, *words: str, seconds: float = 4 * PATIENCE, **more: str) -> Done:
         """Run `penstock` to its end."""
         return await finish(await self.start(account, *words, **more), seconds)
 
@@ -145,7 +158,7 @@ class Market:
         assert [key for key, state in books.channels.values() if key.payer == payer and state.running] == []
 
 
-async def finish(process: asyncio.subprocess.Process, seconds: float = 2 * PATIENCE) -> Done:
+async def finish(process: asyncio.subprocess.Process, seconds: float = 4 * PATIENCE) -> Done:
     try:
         async with asyncio.timeout(seconds):
             out, err = await process.communicate()

@@ -43,7 +43,7 @@ class Cluster:
     def sql(self, statement: str, name: str = "postgres") -> str:
         """Run it; what it prints."""
         command = [self.binaries / "psql", "-h", self.folder, "-U", _USER, "-d", name, "-qAtc", statement]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 

@@ -38,7 +38,7 @@ def running(command: tuple[str, ...], environment: dict[str, str]) -> Iterator[t
         yield json.loads(line), process
     finally:
         process.terminate()
-        _, said = process.communicate(timeout=PATIENCE)
+        _, said = process.communicate(timeout=2 * PATIENCE)
         assert "Traceback" not in said, said
 
 

@@ -72,6 +72,8 @@ def write_skill(
 ) -> Path:
     """A folder to publish. `operations`: name -> the schemas of input and output."""
     folder.mkdir(parents=True, exist_ok=True)
+    if "seconds" not in run:
+        run += f"\nseconds = {PATIENCE:g}"  # a machine that stalls is no fault of the skill's
     found = document(name, "x", ANY, ANY, version)
     found["paths"] = {}
     for operation, (given, answer) in (operations or {"count": (TEXT, COUNTS)}).items():
@@ -173,7 +175,7 @@ class SkillMarket:
 
 async def execute(market: SkillMarket, session: SkillSession, body: Any, token: str | None = None) -> httpx.Response:
     """A call as a client of one's own would send it: an ExecuteRequest, or any bytes."""
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=PATIENCE) as http:
         return await http.post(
             f"{market.endpoint}/v1/skills/{session.product.id}/execute",
             content=body if isinstance(body, bytes) else msgspec.json.encode(body),

@@ -8,6 +8,7 @@ import pytest
 
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import chain, deployed, node
+from tests.harness import PATIENCE
 from tests.market import market
 from tests.provider.rig import MODEL, engine_process, stretched
 
@@ -23,7 +24,7 @@ def child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]
 
 @pytest.fixture
 async def engine(child: tuple[str, str]) -> AsyncIterator[UpstreamEngine]:
-    engine = UpstreamEngine(child[0], {MODEL: MODEL}, api_key=child[1], start_seconds=30)
+    engine = UpstreamEngine(child[0], {MODEL: MODEL}, api_key=child[1], start_seconds=PATIENCE, check_seconds=PATIENCE)
     await engine.start()
     yield engine
     await engine.stop()

@@ -12,7 +12,7 @@ import pytest
 from penstock.accrual import flow
 from penstock.audit import Books
 from penstock.chain.web3 import Web3Chain
-from penstock.consumer import BothSession, Consumer, Gateway, Waits, Wanted
+from penstock.consumer import BothSession, Consumer, Gateway, Wanted
 from penstock.errors import (
     AnswerCut,
     ConfigError,
@@ -26,6 +26,7 @@ from penstock.journal import Journal, State
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
 from tests.harness import Node
+from tests.market import WAITS
 from tests.provider.rig import COINS, Rig, fresh_account, running
 
 OFFERS = ("TUSD:0.0001+1/3",)
@@ -51,9 +52,8 @@ async def consumer(
     account = fresh_account(node, coins=request.param)
     token = deployed.deployment.tokens["TUSD"]
     node.mint(token, account.address, DOLLARS)
-    waits = Waits(settle=3, sight=3, connect=2, close=5)
     with Journal(tmp_path / "journal.db") as journal:
-        async with Consumer(chain, account, journal, waits=waits) as consumer:
+        async with Consumer(chain, account, journal, waits=WAITS) as consumer:
             yield consumer
             books, head = Books(), await chain.head()
             for event in await chain.events(deployed.deployment.first_block, head.number):

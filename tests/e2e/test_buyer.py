@@ -14,7 +14,7 @@ import pytest
 from agents.buyer import Buyer, Filters, Job, Policy, Purchase, Wish
 from penstock.caps import Caps
 from penstock.chain.web3 import Web3Chain
-from penstock.consumer import Consumer, Waits
+from penstock.consumer import Consumer
 from penstock.errors import AllFailed, AnswerCut, CapExceeded, GatewayRefused
 from penstock.journal import Journal, State
 from penstock.types import NATIVE
@@ -22,7 +22,8 @@ from penstock.wire.completions import CHAT
 from provider.admission import Refusal
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
-from tests.harness import Node
+from tests.harness import PATIENCE, Node
+from tests.market import WAITS
 from tests.misbehaving import Dies, Garbage, Layer, OtherPrices, Overclaims, Says402, Slow, Stalls
 from tests.provider.rig import MODEL, Rig, fresh_account, running, until
 
@@ -45,7 +46,7 @@ async def rig(
 @pytest.fixture
 async def consumer(node: Node, chain: Web3Chain, tmp_path: Path) -> AsyncIterator[Consumer]:
     with Journal(tmp_path / "journal.db") as journal:
-        async with Consumer(chain, fresh_account(node), journal, waits=Waits(settle=3, sight=3, connect=2)) as consumer:
+        async with Consumer(chain, fresh_account(node), journal, waits=WAITS) as consumer:
             yield consumer
 
 
@@ -116,8 +117,8 @@ class Two:
         return await (await buyer.start(Job(CHAT, body, self.wish(f"{MODEL}@{self.good.me}")))).whole()
 
 
-CHEAPEST = Policy(weights={"price": 1}, explore=0)
-IMPATIENT = replace(CHEAPEST, stall=2, first_token=2)
+CHEAPEST = Policy(weights={"price": 1}, explore=0, first_token=PATIENCE, stall=PATIENCE)
+IMPATIENT = replace(CHEAPEST, stall=4, first_token=4)
 BODY = {"messages": PROMPT, "max_tokens": 28, "temperature": 0}
 
 

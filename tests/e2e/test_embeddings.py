@@ -12,7 +12,7 @@ import pytest
 
 from agents.buyer import Buyer, Filters, Job, Policy, Purchase, Wish
 from penstock.chain.web3 import Web3Chain
-from penstock.consumer import Consumer, Waits, Wanted
+from penstock.consumer import Consumer, Wanted
 from penstock.errors import AllFailed, GatewayRefused, NoOffer, Overcharged, ReceiptRefused
 from penstock.journal import Journal, State
 from penstock.wire.completions import EMBEDDINGS, NO_EMBEDDINGS
@@ -20,7 +20,8 @@ from penstock.wire.receipts import ACCEPT_HEADER, RECEIPT_HEADER
 from provider.engines.upstream import UpstreamEngine
 from provider.settings import BUNDLED_MODEL
 from tests.deployed import Deployed
-from tests.harness import Node
+from tests.harness import PATIENCE, Node
+from tests.market import WAITS
 from tests.misbehaving import Layer, Says402
 from tests.provider.rig import COINS, MODEL, Rig, engine_process, fresh_account, running
 
@@ -36,7 +37,7 @@ def embedding_child() -> Iterator[tuple[str, str]]:
 
 @pytest.fixture
 async def embedding(embedding_child: tuple[str, str]) -> AsyncIterator[UpstreamEngine]:
-    engine = UpstreamEngine(embedding_child[0], {MODEL: MODEL}, api_key=embedding_child[1], start_seconds=30)
+    engine = UpstreamEngine(embedding_child[0], {MODEL: MODEL}, api_key=embedding_child[1], start_seconds=PATIENCE)
     await engine.start()
     yield engine
     await engine.stop()
@@ -45,7 +46,7 @@ async def embedding(embedding_child: tuple[str, str]) -> AsyncIterator[UpstreamE
 @pytest.fixture
 async def consumer(node: Node, chain: Web3Chain, tmp_path: Path) -> AsyncIterator[Consumer]:
     with Journal(tmp_path / "journal.db") as journal:
-        async with Consumer(chain, fresh_account(node), journal, waits=Waits(settle=3, sight=3, connect=2)) as consumer:
+        async with Consumer(chain, fresh_account(node), journal, waits=WAITS) as consumer:
             yield consumer
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from penstock.chain.web3 import Web3Chain
 from penstock.channels import CLOSE_DELAY
-from penstock.consumer import ChannelSession, Consumer, Gateway, News, Waits, Wanted
+from penstock.consumer import ChannelSession, Consumer, Gateway, News, Wanted
 from penstock.consumer.base import ORDER_LIFE
 from penstock.errors import (
     ConfigError,
@@ -29,6 +29,7 @@ from penstock.wire.sessions import SessionRequest
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
 from tests.harness import Node
+from tests.market import WAITS
 from tests.provider.rig import COINS, Rig, fresh_account, running
 
 OFFERS = ("TUSD:1/3",)
@@ -41,9 +42,8 @@ async def consumer(node: Node, chain: Web3Chain, deployed: Deployed, tmp_path: P
     """With a dollar and no coin at all."""
     account = fresh_account(node, coins=0)
     node.mint(deployed.deployment.tokens["TUSD"], account.address, DOLLARS)
-    waits = Waits(settle=3, sight=3, connect=2)
     with Journal(tmp_path / "journal.db") as journal:
-        async with Consumer(chain, account, journal, waits=waits) as consumer:
+        async with Consumer(chain, account, journal, waits=WAITS) as consumer:
             yield consumer
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,18 @@ import pytest
 
 from penstock.chain.web3 import Web3Chain
 from penstock.keys import LocalAccount
+from provider.engines.upstream import UpstreamEngine
 from tests.clients import clients
-from tests.harness import PATIENCE
-from tests.market import COIN, Market, finish, until
+from tests.deployed import Deployed
+from tests.harness import PATIENCE, Node
+from tests.market import COIN, MODEL, Market, finish, until
+from tests.misbehaving import Slow
+from tests.provider.rig import running
 from tests.served import QUESTION, Serving, providing, serving
 
 __all__ = ["clients"]
 
-LONG = {"model": "auto", "messages": QUESTION, "max_tokens": 900, "ignore_eos": True, "stream": True}
+LONG = {"messages": QUESTION, "max_tokens": 900, "ignore_eos": True, "stream": True}
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +180,7 @@ def test_litellm(gateway: Serving, clients: Path) -> None:
         env={"PATH": os.environ["PATH"], "HOME": os.environ["HOME"], "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=4 * PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -200,11 +205,32 @@ def test_the_llm_tool(gateway: Serving, clients: Path, tmp_path: Path) -> None:
             subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
         )
     for process in asking:
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=4 * PATIENCE)
         assert (process.returncode, bool(said.strip())) == (0, True)
 
 
 # --- ways out -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def lasting(
+    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
+) -> AsyncIterator[dict[str, Any]]:
+    """A question to a provider whose answer outlasts whatever a test does meanwhile."""
+    more: dict[str, Any] = {"offers": ("native:0.00001",), "wrap": Slow(0, 0.1)}
+    async with running(node, chain, deployed.deployment, engine, tmp_path, **more) as rig:
+        yield LONG | {"model": f"{MODEL}@{rig.me}"}
+
+
+@contextlib.asynccontextmanager
+async def gateway_of(market: Market, payer: LocalAccount) -> AsyncIterator[Serving]:
+    """A gateway's process, beside a provider in this one that must answer while it starts and ends."""
+    starting = serving(market, payer)
+    gateway = await asyncio.to_thread(starting.__enter__)
+    try:
+        yield gateway
+    finally:
+        await asyncio.to_thread(starting.__exit__, None, None, None)
 
 
 async def open_streams(market: Market, chain: Web3Chain, payer: LocalAccount) -> list[Any]:
@@ -214,35 +240,37 @@ async def open_streams(market: Market, chain: Web3Chain, payer: LocalAccount) ->
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=["SIGTERM", "Ctrl-C", "kill -9"])
 async def test_whatever_ends_it_in_mid_answer_nothing_stays_open(
-    market: Market, chain: Web3Chain, provider: str, how: signal.Signals
+    market: Market, chain: Web3Chain, lasting: dict[str, Any], how: signal.Signals
 ) -> None:
     payer = market.account()
-    with serving(market, payer) as gateway:
-        async with httpx.AsyncClient(timeout=30) as http:
+    async with gateway_of(market, payer) as gateway:
+        async with httpx.AsyncClient(timeout=PATIENCE) as http:
             with pytest.raises(httpx.HTTPError):
-                async with http.stream("POST", f"{gateway.url}/v1/chat/completions", json=LONG) as answer:
+                async with http.stream("POST", f"{gateway.url}/v1/chat/completions", json=lasting) as answer:
                     lines = answer.aiter_lines()
                     await anext(lines)
                     gateway.process.send_signal(how)
                     async for _ in lines:
                         pass
                     raise httpx.HTTPError("it ended")
-        await asyncio.to_thread(gateway.process.wait, PATIENCE)
+        await asyncio.to_thread(gateway.process.wait, 2 * PATIENCE)
         left = await open_streams(market, chain, payer)
         if how is not signal.SIGKILL:
             assert left == []
     if how is signal.SIGKILL:
         assert len(left) == 1
-        with serving(market, payer):
+        async with gateway_of(market, payer):
             assert await open_streams(market, chain, payer) == []
         (asked,) = (await market.penstock(payer, "history", "--json")).json["requests"]
         assert asked["outcome"] == "lost"
     await market.assert_nothing_locked(chain, payer.address)
 
 
-async def test_a_client_that_hangs_up_frees_the_providers_slot(gateway: Serving, market: Market) -> None:
-    async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
-        async with http.stream("POST", "/v1/chat/completions", json=LONG) as answer:
+async def test_a_client_that_hangs_up_frees_the_providers_slot(
+    gateway: Serving, market: Market, lasting: dict[str, Any]
+) -> None:
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=PATIENCE) as http:
+        async with http.stream("POST", "/v1/chat/completions", json=lasting) as answer:
             name = answer.headers.get("x-penstock-request")
             async for _ in answer.aiter_lines():
                 break

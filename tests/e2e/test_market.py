@@ -52,7 +52,7 @@ async def real_provider(market: Market, account: LocalAccount, *options: str) ->
     assert process.stderr is not None
     talk = asyncio.create_task(process.stderr.read())
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(2 * PATIENCE):
             ready = json.loads(await process.stdout.readline() or b"{}")
         assert ready.get("event") == "ready", (await talk).decode()
         yield account.address

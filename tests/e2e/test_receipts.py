@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from penstock.chain.web3 import Web3Chain
-from penstock.consumer import Consumer, Waits, Wanted
+from penstock.consumer import Consumer, Wanted
 from penstock.errors import AnswerCut
 from penstock.journal import Journal
 from penstock.reporting import judge, missing
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
 from tests.harness import Node
+from tests.market import WAITS
 from tests.provider.rig import COINS, Rig, fresh_account, running, until
 
 OFFERS = {"by the second": "TUSD:0.0001", "by the token": "TUSD:1/3", "by both": "TUSD:0.0001+1/3"}
@@ -38,9 +39,7 @@ async def test_every_answer_has_a_receipt_that_matches(
     account, warnings = fresh_account(node, coins=COINS), list[str]()
     node.mint(deployed.deployment.tokens["TUSD"], account.address, 10**6)
     with Journal(tmp_path / "journal.db") as journal:
-        async with Consumer(
-            chain, account, journal, waits=Waits(settle=3, sight=3, connect=2, close=5), on_warning=warnings.append
-        ) as consumer:
+        async with Consumer(chain, account, journal, waits=WAITS, on_warning=warnings.append) as consumer:
             listing = await consumer.market.choose(Wanted(provider=rig.me))
             terms = listing.offer.terms
             if terms.by_second and terms.by_token:

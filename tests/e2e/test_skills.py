@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.deployed import Deployed
-from tests.harness import Node
+from tests.harness import PATIENCE, Node
 from tests.skills import needs_sandbox
 
 pytestmark = needs_sandbox
@@ -35,7 +35,7 @@ class Shell:
             env=self.environment(who),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=4 * PATIENCE,
             check=False,
         )
         assert done.returncode == code, done.stdout + done.stderr
@@ -60,7 +60,7 @@ class Shell:
         finally:
             if process.poll() is None:
                 process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=PATIENCE)
             process.stdout.close()
 
 

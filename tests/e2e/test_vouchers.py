@@ -12,14 +12,15 @@ from aiohttp import web
 
 from penstock.chain.web3 import Web3Chain
 from penstock.channels import CLOSE_DELAY
-from penstock.consumer import Consumer, Listing, Waits, Wanted
+from penstock.consumer import Consumer, Listing, Wanted
 from penstock.consumer.vouchers import STEP_TOKENS
 from penstock.errors import Overcharged, StreamLeftOpen
 from penstock.journal import Journal, State
 from penstock.types import NATIVE
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
-from tests.harness import Node
+from tests.harness import PATIENCE, Node
+from tests.market import WAITS
 from tests.provider.rig import COINS, MODEL, Rig, fresh_account, running
 
 OFFERS = ("native:1/3",)
@@ -29,9 +30,8 @@ PROMPT_PRICE = COINS // 10**6
 
 @pytest.fixture
 async def consumer(node: Node, chain: Web3Chain, tmp_path: Path) -> AsyncIterator[Consumer]:
-    waits = Waits(settle=3, sight=3, connect=2)
     with Journal(tmp_path / "journal.db") as journal:
-        async with Consumer(chain, fresh_account(node), journal, waits=waits) as consumer:
+        async with Consumer(chain, fresh_account(node), journal, waits=WAITS) as consumer:
             yield consumer
 
 
@@ -134,7 +134,7 @@ async def test_a_provider_that_counts_too_much_is_not_paid_for_it(
 ) -> None:
     monkeypatch.setattr("provider.completions.most_tokens", lambda _: 10**9)  # it passes on what its engine claims
     async with liar() as url:
-        engine = UpstreamEngine(url, {MODEL: MODEL}, api_key="", start_seconds=10)
+        engine = UpstreamEngine(url, {MODEL: MODEL}, api_key="", start_seconds=PATIENCE)
         await engine.start()
         async with running(
             node, chain, deployed.deployment, engine, tmp_path, offers=OFFERS, credit_tokens=10_000

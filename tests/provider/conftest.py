@@ -10,7 +10,7 @@ import pytest
 from penstock.chain.web3 import Web3Chain
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed, chain, deployed, node
-from tests.harness import Node
+from tests.harness import PATIENCE, Node
 from tests.postgres import database, postgres
 from tests.provider.rig import MODEL, Buyer, EngineProcess, Rig, engine_process, running, stretched
 
@@ -27,7 +27,9 @@ def engine_child(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EnginePro
 
 @pytest.fixture
 async def engine(engine_child: EngineProcess) -> AsyncIterator[UpstreamEngine]:
-    engine = UpstreamEngine(engine_child.url, {MODEL: MODEL}, api_key=engine_child.key, start_seconds=30)
+    engine = UpstreamEngine(
+        engine_child.url, {MODEL: MODEL}, api_key=engine_child.key, start_seconds=PATIENCE, check_seconds=PATIENCE
+    )
     await engine.start()
     yield engine
     await engine.stop()

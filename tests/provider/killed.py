@@ -2,11 +2,11 @@
 
     python -m tests.provider.killed STATE SEEN ROUNDS SEED
 
-Each round forks a child, which has all modules loaded, over the same state, and kills it with SIGKILL within
-milliseconds of its being up, or while it starts. STATE is a file, or the URL of a database, which each child takes over
-as a gateway that is started again does. The children use the real store and the real signing code, with
-several sessions at once, and append to SEEN what would have left the process: a line for each accept and each
-receipt, with another newline before it, since a line may itself be cut by the kill.
+Each round forks a child, which has all modules loaded, over the same state, and kills it with SIGKILL once it has done
+some work, much or little or none, or while it starts. STATE is a file, or the URL of a database, which each child takes
+over as a gateway that is started again does. The children use the real store and the real signing code, with several
+sessions at once, and append to SEEN what would have left the process: a line for each accept and each receipt, with
+another newline before it, since a line may itself be cut by the kill.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ SELLER = Seller(
 )
 NAMES = [(StreamId(f"0x{number:064x}"), start) for number, start in ((1, 0), (1, 1_700_000_000), (2, 0))]
 """Of the sessions, which every child opens again."""
+_WORK = 40_000
+"""Bytes of SEEN: some forty accepts and receipts."""
 
 
 def session(name: tuple[StreamId, int], number: int) -> Session:
@@ -101,6 +103,10 @@ async def work(state: str, seen: int, up: int) -> None:
             await receipts.flush()
 
 
+def _size(path: str) -> int:
+    return os.stat(path).st_size if os.path.exists(path) else 0
+
+
 def main(state: str, seen: str, rounds: str, seed: str) -> None:
     chance = random.Random(int(seed))
     for _ in range(int(rounds)):
@@ -111,8 +117,11 @@ def main(state: str, seen: str, rounds: str, seed: str) -> None:
         os.close(up)
         if chance.random() < 0.9:
             os.read(ready, 1)  # until the child has closed its end; else it is killed while it starts
+            enough = _size(seen) + chance.choice((0, chance.randrange(_WORK)))
+            while _size(seen) < enough and not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                time.sleep(0.001)  # its work and not the clock, which also runs where the machine stalls
         os.close(ready)
-        time.sleep(chance.uniform(0, 0.12))
+        time.sleep(chance.uniform(0, 0.005))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         assert os.WTERMSIG(status) == signal.SIGKILL, "the child ended by itself"

@@ -8,11 +8,12 @@ import sys
 from pathlib import Path
 
 from tests.deployed import ROOT
+from tests.harness import PATIENCE
 
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks.gateway", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=8 * PATIENCE, check=False)
 
 
 def test_it_compares_the_bare_engine_with_ours(tmp_path: Path) -> None:

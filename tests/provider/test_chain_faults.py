@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from penstock.events import Closed
 from provider.engines.upstream import UpstreamEngine
 from tests.deployed import Deployed
 from tests.harness import Node
-from tests.provider.rig import Buyer, Rig, fresh_account, running, until
+from tests.provider.rig import Buyer, Clock, Rig, fresh_account, running, until
 
 
 async def test_a_reorganisation_takes_a_stream_away(rig: Rig) -> None:
@@ -49,12 +48,14 @@ async def test_a_reorganisation_undoes_a_cancel(rig: Rig) -> None:
 async def test_an_outage_serves_to_the_known_end_and_opens_nothing(
     node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
 ) -> None:
-    async with running(node, chain, deployed.deployment, engine, tmp_path, outage_seconds=0.3) as rig:
+    clock = Clock()
+    async with running(node, chain, deployed.deployment, engine, tmp_path, outage_seconds=0.3, clock=clock) as rig:
         buyer, late = await rig.buyer(), await rig.buyer()
         await buyer.open(600)
         await late.open(6000)
         await buyer.session()
-        node.advance(594)
+        clock.stop()  # the six seconds that are left are the test's to spend
+        node.mine_at(buyer.start + 594)
         await until(lambda: rig.provider.projection.now() >= node.now, what="the sight of it")
         with node.frozen():
             await until(lambda: rig.provider.projection.trouble(), what="the outage")
@@ -65,11 +66,10 @@ async def test_an_outage_serves_to_the_known_end_and_opens_nothing(
             assert (ready.status_code, list(ready.json()["troubles"])) == (503, ["chain"])
             assert (await rig.http.get("/health")).status_code == 200
 
-            async def over() -> bool:
-                return (await buyer.chat()).status_code == 402
-
-            await until(over, what="the end of what was paid")
-            assert rig.provider.projection.now() >= buyer.start + 600
+            clock.advance(5)
+            assert (await buyer.chat()).status_code == 200, "it is paid for to the end"
+            clock.advance(1)
+            assert (await buyer.chat()).status_code == 402
         await until(lambda: rig.provider.projection.trouble() is None, what="the node's return")
         await late.session()
 
@@ -109,8 +109,12 @@ async def test_a_head_that_stands_still_is_trouble(
 ) -> None:
     async with running(node, chain, deployed.deployment, engine, tmp_path, head_stuck_seconds=0.5) as rig:
         await until(lambda: rig.provider.projection.trouble(), what="the suspicion")
-        node.mine()
-        await until(lambda: rig.provider.projection.trouble() is None, what="the relief")
+
+        def relieved() -> bool:
+            node.mine()  # each time: soon it is suspicious again
+            return rig.provider.projection.trouble() is None
+
+        await until(relieved, what="the relief")
 
 
 async def test_a_clock_that_is_wrong_is_trouble(
@@ -131,12 +135,12 @@ async def test_a_clock_that_is_wrong_is_trouble(
             refused = await buyer.post(buyer.request(grant=buyer.grant(now=int(clock()))))
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "chain_unavailable")
             ahead[0] = 0
-            for _ in range(20):
-                node.mine()
-                await asyncio.sleep(0.1)
-                if projection.trouble() is None:
-                    break
-            await until(lambda: projection.trouble() is None, what="the relief")
+
+            def relieved() -> bool:
+                node.mine()  # until those are seen that were mined by the right clock
+                return projection.trouble() is None
+
+            await until(relieved, what="the relief")
             await buyer.session()
 
 

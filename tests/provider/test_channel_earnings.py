@@ -15,7 +15,7 @@ from penstock.keys import new_session_key
 from penstock.types import NATIVE
 from provider.store import vouchers_kept
 from tests.deployed import Deployed
-from tests.harness import Node
+from tests.harness import PATIENCE, Node
 from tests.provider.rig import fresh_account
 from tests.provider.test_process import Stage, new_buyer
 from tests.provider.test_vouchers import Payer, price
@@ -43,7 +43,7 @@ async def test_vouchers_are_earnings(
     with stage.started(*WORDS) as running:
         assert stage.command("earnings").stdout.strip() == "nothing earned yet"
         assert said(stage, "withdraw") == []
-        async with httpx.AsyncClient(base_url=running.endpoint, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=running.endpoint, timeout=PATIENCE) as http:
             known = await new_buyer(running, stage, node, chain, http)
             known.rig.payee = payee  # type: ignore[attr-defined]
             one = await Payer(known.rig, known.wallet, known.offer).open_channel()

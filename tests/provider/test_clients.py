@@ -17,7 +17,7 @@ from penstock.wire.receipts import NOTHING
 from provider.engines.upstream import UpstreamEngine
 from tests.clients import clients
 from tests.deployed import Deployed
-from tests.harness import Node
+from tests.harness import PATIENCE, Node
 from tests.provider.rig import MODEL, PROMPT, Buyer, EngineProcess, engine_process, running, stretched, told_by
 from tests.provider.test_receipts import checked, data_in, stream
 
@@ -77,7 +77,7 @@ def willing(tooled: EngineProcess) -> dict[str, int]:
 
     def token(text: str) -> str:
         asked = {"content": text, "parse_special": True}
-        (found,) = httpx.post(f"{tooled.url}/tokenize", json=asked, headers=headers).json()["tokens"]
+        (found,) = httpx.post(f"{tooled.url}/tokenize", json=asked, headers=headers, timeout=PATIENCE).json()["tokens"]
         return str(found)
 
     return {token("<"): 100, token("<|end|>"): 200}
@@ -87,7 +87,7 @@ def willing(tooled: EngineProcess) -> dict[str, int]:
 async def buyer(
     tooled: EngineProcess, node: Node, chain: Web3Chain, deployed: Deployed, tmp_path: Path
 ) -> AsyncIterator[Buyer]:
-    engine = UpstreamEngine(tooled.url, {MODEL: MODEL}, api_key=tooled.key, start_seconds=30)
+    engine = UpstreamEngine(tooled.url, {MODEL: MODEL}, api_key=tooled.key, start_seconds=PATIENCE)
     await engine.start()
     async with running(node, chain, deployed.deployment, engine, tmp_path) as rig:
         yield await (await rig.buyer()).arrive()
@@ -166,7 +166,7 @@ url, key, model, bias, tools = *sys.argv[1:4], json.loads(sys.argv[4]), json.loa
 there = {"model": "openai/" + model, "api_base": url + "/v1", "api_key": key}
 messages = [{"role": "user", "content": "Why is the sea salty?"}]
 found = {}
-answer = litellm.completion(**there, messages=messages, max_tokens=6)
+answer = litellm.completion(**there, messages=messages, max_tokens=6, temperature=0)
 found["whole"], found["usage"] = answer.choices[0].message.content, answer.usage.completion_tokens
 pieces = litellm.completion(**there, messages=messages, max_tokens=6, stream=True)
 found["stream"] = "".join(piece.choices[0].delta.content or "" for piece in pieces)
@@ -199,7 +199,7 @@ async def test_litellm(buyer: Buyer, clients: Path, willing: dict[str, int]) -> 
     process = await asyncio.create_subprocess_exec(
         clients / "python", "-c", LITELLM, *words, env=known, stdout=pipe, stderr=pipe
     )
-    told, why = await asyncio.wait_for(process.communicate(), 120)
+    told, why = await asyncio.wait_for(process.communicate(), 4 * PATIENCE)
     assert process.returncode == 0, why.decode()
     found = json.loads(told.splitlines()[-1])
     assert is_call(*found.pop("call"))

@@ -21,7 +21,7 @@ from provider.engines.upstream import UpstreamEngine
 from provider.errors import ApiError
 from provider.store import Store
 from tests.deployed import Deployed
-from tests.harness import Node, wait_until
+from tests.harness import PATIENCE, Node, wait_until
 from tests.postgres import Cluster, database, postgres
 from tests.provider.rig import LONG, MODEL, PROMPT, Buyer, EngineProcess, Rig, fresh_account, running, until
 from tests.provider.test_process import Stage, new_buyer
@@ -34,9 +34,17 @@ Pair = Callable[..., contextlib.AbstractAsyncContextManager[tuple[Rig, Rig]]]
 
 @pytest.fixture
 def pair(
-    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path, database: str
+    node: Node,
+    chain: Web3Chain,
+    deployed: Deployed,
+    engine: UpstreamEngine,
+    tmp_path: Path,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Pair:
-    """Two gateways of one provider."""
+    """Two gateways of one provider, which do not give each other up, nor themselves, because the machine stalls."""
+    monkeypatch.setattr(cluster, "FENCE", PATIENCE)
+    monkeypatch.setattr(cluster, "LEASE", 2 * PATIENCE)
 
     @contextlib.asynccontextmanager
     async def both(**changes: Any) -> AsyncIterator[tuple[Rig, Rig]]:
@@ -280,7 +288,7 @@ async def test_kill_9_of_one_and_the_other_goes_on(
         with stage.started("--port", "0", "--public-url", one.endpoint, *words) as two:
             peer = _peers(database)
             (other,) = [url for url in peer if url != one.endpoint]
-            async with httpx.AsyncClient(base_url=one.endpoint, timeout=30) as http:
+            async with httpx.AsyncClient(base_url=one.endpoint, timeout=PATIENCE) as http:
                 buyer = await new_buyer(one, stage, node, chain, http)
                 await buyer.arrive()
                 before = [await buyer.chat(), await buyer.chat()]
@@ -291,7 +299,7 @@ async def test_kill_9_of_one_and_the_other_goes_on(
                     one.process.wait()
                     await stream.close()
             assert two.process.poll() is None
-            async with httpx.AsyncClient(base_url=other, timeout=30) as http:
+            async with httpx.AsyncClient(base_url=other, timeout=PATIENCE) as http:
                 buyer.rig.http = http  # type: ignore[misc]
 
                 async def answers() -> httpx.Response | None:

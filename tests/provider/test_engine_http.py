@@ -10,6 +10,8 @@ import pytest
 
 from provider.engines._base import BaseEngine
 from provider.engines.http import Answer, BrokeOff, Connections, Unreachable
+from tests.harness import PATIENCE
+from tests.provider.rig import until
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
 CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
@@ -93,7 +95,7 @@ async def server() -> AsyncIterator[tuple[Server, Connections, Place]]:
     listening = await asyncio.start_server(talker, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
     place = Place(f"http://127.0.0.1:{port}/engine", key="secret")
-    connections = Connections(place, connect_seconds=2)
+    connections = Connections(place, connect_seconds=PATIENCE)
     yield talker, connections, place
     connections.close()
     listening.close()
@@ -216,7 +218,7 @@ async def test_one_that_was_closed_before_is_not_used(server: tuple[Server, Conn
     talker.talks = [once]
     for _ in range(2):
         assert await whole(await connections.post("/", b"")) == b"ok"
-        await asyncio.sleep(0.05)
+        await until(lambda: not connections._idle, what="the sight of its end")
     assert talker.connections == 2
 
 
@@ -232,12 +234,14 @@ async def test_closing_an_answer_tells_the_engine_and_the_reader(server: tuple[S
 
     talker.talks = [talk]
     answer = await connections.post("/", b"")
-    reading = asyncio.create_task(whole(answer))
-    await asyncio.sleep(0.05)
+    await answer.head()
+    assert await answer.read() == b"one"
+    reading = asyncio.create_task(answer.read())
+    await asyncio.sleep(0)  # it waits for more
     answer.close()
     with pytest.raises(BrokeOff, match="stopped"):
         await reading
-    await asyncio.wait_for(over.wait(), 5)
+    await asyncio.wait_for(over.wait(), PATIENCE)
 
 
 async def test_an_engine_waits_for_a_slow_reader(server: tuple[Server, Connections, Place]) -> None:
@@ -278,7 +282,7 @@ async def test_whatever_nobody_asked_for_ends_the_connection(server: tuple[Serve
 
     talker.talks = [talk]
     assert await whole(await connections.post("/", b"")) == b"ok"
-    await asyncio.wait_for(over.wait(), 5)
+    await asyncio.wait_for(over.wait(), PATIENCE)
 
 
 async def test_an_engine_that_moved_is_followed(server: tuple[Server, Connections, Place], tmp_path: Path) -> None:

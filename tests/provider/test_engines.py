@@ -30,12 +30,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def embedded(gguf: Path = BUNDLED_MODEL) -> EmbeddedEngine:
-    return EmbeddedEngine(gguf, MODEL, slots=2, context_length=1024, threads=1, start_seconds=60)
+    return EmbeddedEngine(gguf, MODEL, slots=2, context_length=1024, threads=1, start_seconds=PATIENCE)
 
 
 async def ask(engine: EmbeddedEngine, key: str) -> int:
     body = {"model": MODEL, "messages": PROMPT, "max_tokens": 1}
-    async with httpx.AsyncClient(base_url=engine.base_url) as http:
+    async with httpx.AsyncClient(base_url=engine.base_url, timeout=PATIENCE) as http:
         answer = await http.post("/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"})
         return answer.status_code
 
@@ -84,10 +84,10 @@ async def test_a_file_that_is_no_model(tmp_path: Path) -> None:
 
 
 async def test_an_engine_that_has_another_model(engine_child: EngineProcess) -> None:
-    engine = UpstreamEngine(engine_child.url, {MODEL: "llama-7b"}, api_key=engine_child.key, start_seconds=5)
+    engine = UpstreamEngine(engine_child.url, {MODEL: "llama-7b"}, api_key=engine_child.key, start_seconds=PATIENCE)
     with pytest.raises(EngineFailed, match="penstock-tiny: set --engine-model"):
         await engine.start()
-    engine = UpstreamEngine(engine_child.url, {MODEL: MODEL}, api_key="wrong", start_seconds=5)
+    engine = UpstreamEngine(engine_child.url, {MODEL: MODEL}, api_key="wrong", start_seconds=PATIENCE)
     with pytest.raises(EngineFailed, match="--engine-key"):
         await engine.start()
     engine = UpstreamEngine("http://127.0.0.1:9", {MODEL: MODEL}, api_key="", start_seconds=0.2)
@@ -96,7 +96,7 @@ async def test_an_engine_that_has_another_model(engine_child: EngineProcess) -> 
 
 
 async def test_the_url_may_end_in_v1(engine_child: EngineProcess) -> None:
-    engine = UpstreamEngine(engine_child.url + "/v1/", {MODEL: MODEL}, api_key=engine_child.key, start_seconds=5)
+    engine = UpstreamEngine(engine_child.url + "/v1/", {MODEL: MODEL}, api_key=engine_child.key, start_seconds=PATIENCE)
     assert engine.base_url == engine_child.url
 
 
@@ -154,11 +154,11 @@ async def customer(
     tmp_path: Path,
 ) -> AsyncIterator[Buyer]:
     """Of a provider whose engine is the bad one, with short patience where that is what it tries."""
-    engine = UpstreamEngine(bad[1], {MODEL: "inner-name"}, api_key="", start_seconds=30)
+    engine = UpstreamEngine(bad[1], {MODEL: "inner-name"}, api_key="", start_seconds=PATIENCE)
     await engine.start()
     given = getattr(request.node, "callspec", None)
     silent = given is not None and given.params.get("act") in (hangs, falls_silent)
-    patience = dict.fromkeys(("engine_answer_seconds", "engine_idle_seconds"), 0.5 if silent else 20)
+    patience = dict.fromkeys(("engine_answer_seconds", "engine_idle_seconds"), 0.5 if silent else PATIENCE)
     async with running(node, chain, deployed.deployment, engine, tmp_path, **patience) as rig:
         yield await (await rig.buyer()).arrive()
     await engine.stop()
@@ -216,15 +216,17 @@ async def streams_garbage(request: web.Request) -> web.StreamResponse:
     return response
 
 
-def failing(code: int, *before: bytes) -> Handler:
-    """As vLLM tells an error once it has said 200."""
+def failing(code: int, *before: bytes, once: asyncio.Event | None = None) -> Handler:
+    """As vLLM tells an error once it has said 200; `once`: when a test has seen what came before."""
 
     async def act(request: web.Request) -> web.StreamResponse:
         async with events(request) as response:
             error = {"message": "0xdeadbeef" if code == 500 else "too many logprobs", "type": "x", "code": code}
             for each in before:
                 await response.write(each)
-            if before:
+            if once is not None:
+                await once.wait()
+            elif before:
                 await asyncio.sleep(0.1)  # what comes together is judged together: then nothing has been passed on
             await response.write(b"data: " + json.dumps({"error": error}).encode() + b"\n\ndata: [DONE]\n\n")
         return response

@@ -20,6 +20,8 @@ from penstock.chain.web3 import Web3Chain
 from penstock.errors import ConfigError
 from penstock.wire.receipts import RECEIPT_HEADER, SignedReceipt
 from provider.engines import EngineFailed, Fleet
+from provider.engines import upstream as upstream_engine
+from provider.engines._base import session_for
 from provider.engines.guard import __file__ as GUARD
 from provider.engines.upstream import UpstreamEngine
 from provider.engines.vllm import find
@@ -88,9 +90,17 @@ async def serving(*names: str) -> AsyncIterator[list[Counter]]:
 
 
 def upstream(counter: Counter, model: str = MODEL) -> UpstreamEngine:
-    return UpstreamEngine(counter.url, {model: counter.name}, api_key="", start_seconds=30, check_seconds=0.5)
+    return UpstreamEngine(counter.url, {model: counter.name}, api_key="", start_seconds=PATIENCE, check_seconds=0.5)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines are looked at often, and are not given up because they take their time."""
+    patiently = lambda socket, seconds=0: session_for(socket, seconds=PATIENCE)  # noqa: E731
+    monkeypatch.setattr(upstream_engine, "session_for", patiently)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_the_least_busy_engine_is_asked_and_a_failing_one_left_out(
     node: Node, chain: Web3Chain, deployed: Deployed, tmp_path: Path
 ) -> None:
@@ -138,6 +148,7 @@ async def test_the_least_busy_engine_is_asked_and_a_failing_one_left_out(
             await fleet.stop()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_models_of_different_engines_are_sold_by_one_provider(
     node: Node, chain: Web3Chain, deployed: Deployed, tmp_path: Path
 ) -> None:
@@ -162,6 +173,7 @@ async def test_models_of_different_engines_are_sold_by_one_provider(
             await fleet.stop()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_embeddings_are_paid_by_their_prompt(
     node: Node, chain: Web3Chain, deployed: Deployed, tmp_path: Path
 ) -> None:
@@ -332,6 +344,8 @@ async def test_an_engine_that_hangs_is_ended_and_started_again(engine_child: Eng
         assert first is not None
         psutil.Process(first).suspend()
         await until(engine.trouble, what="the suspicion")
-        await until(lambda: engine.trouble() is None and engine.pid not in (None, first), what="a new one")
+        await until(lambda: engine.pid not in (None, first), what="a new one")
+        engine._check_seconds = PATIENCE  # that one is well, however long it takes to say so
+        await until(lambda: engine.trouble() is None, what="its readiness")
     finally:
         await engine.stop()

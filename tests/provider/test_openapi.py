@@ -12,6 +12,7 @@ import schemathesis
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.schemas import OpenApiSchema
 
+from tests.harness import PATIENCE
 from tests.profiles import PROFILE
 from tests.provider.rig import MODEL, PROMPT, Buyer, Rig
 
@@ -42,7 +43,7 @@ async def test_curl_is_a_client(rig: Rig, buyer: Buyer, path: str, asked: dict[s
     body = json.dumps({"model": MODEL, "stream": True} | asked)
     words = ("-sSN", f"{rig.url}/v1/{path}", "-H", f"Authorization: Bearer {buyer.token}", "-d", body)
     process = await asyncio.create_subprocess_exec(curl, *words, stdout=asyncio.subprocess.PIPE)
-    said, _ = await asyncio.wait_for(process.communicate(), 30)
+    said, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
     assert process.returncode == 0
     assert said.endswith(end)
     assert said.count(b'"delta"') >= 4
@@ -67,7 +68,7 @@ async def test_nothing_that_is_sent_makes_it_fail(rig: Rig, buyer: Buyer) -> Non
             @hypothesis.given(case=cases, paid=st.booleans())
             def attempt(case: schemathesis.Case, paid: bool) -> None:
                 headers = (spare if case.method == "DELETE" else buyer).bearer if paid else {}
-                answer = case.call(base_url=rig.url, headers=headers, timeout=30)
+                answer = case.call(base_url=rig.url, headers=headers, timeout=PATIENCE)
                 seen.append(answer.status_code)
                 assert answer.status_code < 500, (case.as_curl_command(), answer.status_code, answer.text)
 

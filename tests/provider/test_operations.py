@@ -18,7 +18,7 @@ from provider.checks import Level
 from provider.settings import Settings
 from scripts._ports import free_port
 from tests.deployed import Deployed
-from tests.harness import Node
+from tests.harness import PATIENCE, Node
 from tests.provider.rig import fresh_account, until
 from tests.provider.test_process import Stage, new_buyer
 
@@ -59,7 +59,7 @@ async def test_from_nothing_to_a_provider_that_drains(
         assert well.returncode == 0, well.stdout + well.stderr
         levels = {each["what"]: each["level"] for each in map(json.loads, well.stdout.splitlines())}
         assert {levels[what] for what in ("node", "stake", "offers", "registered", "endpoint", "disk")} == {"ok"}
-        async with httpx.AsyncClient(base_url=running.endpoint, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=running.endpoint, timeout=PATIENCE) as http:
             buyer = await new_buyer(running, stage, node, chain, http)
             await buyer.arrive(600)
             late = await new_buyer(running, stage, node, chain, http)
@@ -67,6 +67,11 @@ async def test_from_nothing_to_a_provider_that_drains(
             unfinished = stage.command("drain", "--timeout", "2")
             assert unfinished.returncode == 1
             assert "1 to go" in unfinished.stderr
+
+            async def draining() -> bool:
+                return bool((await http.get("/ready")).json()["draining"])
+
+            await until(draining, what="the sight of the operator's word")
             assert (await buyer.chat()).status_code == 200, "who is in stays in"
             refused = await late.post(late.request())
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "draining")
@@ -76,7 +81,7 @@ async def test_from_nothing_to_a_provider_that_drains(
                 assert json.loads(waiting.result().stdout) == {"draining": True, "sessions": 0}
         assert running.stop() == 0
     with stage.started() as running:
-        async with httpx.AsyncClient(base_url=running.endpoint, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=running.endpoint, timeout=PATIENCE) as http:
             assert (await http.get("/ready")).json()["draining"], "a restart does not end it"
             assert stage.command("drain", "--off").returncode == 0
             buyer = await new_buyer(running, stage, node, chain, http)

@@ -7,6 +7,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
+import aiohttp
 import pytest
 from sqlalchemy import Connection
 
@@ -18,7 +19,7 @@ from provider.engines.upstream import UpstreamEngine
 from provider.store import Store
 from tests.deployed import Deployed
 from tests.harness import Node
-from tests.provider.rig import COINS, Buyer, Rig, fresh_account, on_both, running, until
+from tests.provider.rig import COINS, Buyer, Clock, Rig, fresh_account, on_both, running, until
 
 RICH = ("native:0.001",)
 
@@ -32,19 +33,19 @@ def sees(rig: Rig, buyer: Buyer) -> bool:
 async def test_earnings_go_to_the_payee_on_a_schedule(
     node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path, state: str
 ) -> None:
-    # Worth its gas once the streams are due for a minute and a half in all, and not while they are opened.
-    schedule = {"offers": RICH, "payout_seconds": 0.2, "payout_gas_multiple": 2000}
+    # Worth its gas once the streams are due for a quarter of an hour in all, and not while they are opened.
+    schedule = {"offers": RICH, "payout_seconds": 0.2, "payout_gas_multiple": 20_000}
     async with running(node, chain, deployed.deployment, engine, tmp_path, state=state, **schedule) as rig:
         await rig.provider.store.write_meta("gas_price", str(10**9))
         buyers = [await rig.buyer() for _ in range(3)]
         for buyer in buyers:
             await buyer.open(3600)
         before = await chain.native_balance(rig.me)
-        node.advance(100)
+        node.advance(1000)
         payouts = await until(rig.provider.store.payouts, what="a payout")
         assert payouts[0].kind == "withdraw"
         assert payouts[0].streams == 3
-        assert payouts[0].amount >= 3 * 100 * COINS // 1000
+        assert payouts[0].amount >= 3 * 1000 * COINS // 1000
         paid, fees = sum(p.amount for p in payouts), sum(p.fee for p in payouts)
         assert await chain.native_balance(rig.me) == before + paid - fees
         states = await chain.streams([buyer.key.id for buyer in buyers])
@@ -68,6 +69,7 @@ async def test_twice_pays_nothing_twice(rig: Rig) -> None:
 async def test_what_is_not_worth_its_gas_waits(
     node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path
 ) -> None:
+    clock = Clock()
     async with running(
         # No scheduled payout may come first.
         node,
@@ -78,19 +80,25 @@ async def test_what_is_not_worth_its_gas_waits(
         offers=RICH,
         payout_gas_multiple=1000,
         payout_seconds=9999,
+        clock=clock,
     ) as rig:
         buyer = await rig.buyer()
         await buyer.open(36_000)
         node.advance(1)
+        clock.stop()  # time passes by blocks alone
         await until(lambda: sees(rig, buyer))
         (first,) = await rig.provider.payouts.run()
         assert first.amount, "the gas price is not known before the first"
         needed = 1000 * 45_000 * 10**9
-        node.advance(needed // (COINS // 1000) - 10)
-        await until(lambda: rig.provider.projection.now() >= node.now)
-        assert await rig.provider.payouts.run() == []
-        node.advance(30)
-        await until(lambda: rig.provider.projection.now() >= node.now)
+        (state,) = await chain.streams([buyer.key.id])
+        assert state is not None
+        worth = state.last + needed // (COINS // 1000)
+        for moment in (worth - 1, worth + 1):
+            node.mine_at(moment)
+            await until(lambda: rig.provider.projection.block == node.height)
+            assert rig.provider.projection.now() == moment
+            if moment < worth:
+                assert await rig.provider.payouts.run() == []
         (second,) = await rig.provider.payouts.run()
         assert second.amount >= needed
 
@@ -218,15 +226,23 @@ async def test_a_payout_that_cannot_be_written_down_is_not_made(
 
 @on_both
 async def test_a_close_during_an_outage_is_made_good(
-    node: Node, chain: Web3Chain, deployed: Deployed, engine: UpstreamEngine, tmp_path: Path, state: str
+    node: Node,
+    chain: Web3Chain,
+    deployed: Deployed,
+    engine: UpstreamEngine,
+    tmp_path: Path,
+    state: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing is charged after the second at which the consumer asked, whenever the chain comes to know."""
-    account = fresh_account(node)
-    patient = await Web3Chain.connect(node.url, deployed.deployment, request_timeout=0.5, receipt_timeout=5)
-    more = {"account": account, "state": state, "offers": RICH}
-    async with patient, running(node, patient, deployed.deployment, engine, tmp_path, **more) as rig:
+    clock = Clock()
+    async with running(
+        node, chain, deployed.deployment, engine, tmp_path, state=state, offers=RICH, clock=clock
+    ) as rig:
         buyer = await (await rig.buyer()).arrive(3600)
-        with node.frozen():
+        clock.stop()
+        with node.frozen(), monkeypatch.context() as patch:
+            patch.setattr(chain._rpc._session, "_timeout", aiohttp.ClientTimeout(total=0.5))
             asked = int(rig.provider.projection.now())
             pending = await buyer.close()
             assert (pending.status_code, pending.json()["error"]["code"]) == (503, "close_pending")

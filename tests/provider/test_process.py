@@ -43,7 +43,7 @@ class Running:
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(timeout=PATIENCE)
+        return self.process.wait(timeout=2 * PATIENCE)
 
     def engine(self) -> psutil.Process:
         (child,) = psutil.Process(self.process.pid).children()
@@ -147,7 +147,8 @@ async def exhaust(pieces: AsyncIterator[object]) -> None:
         pass
 
 
-ENTER = ("--port", "0", "--offer", "native:0.001", "--slots", "2")
+# Nothing that it takes out by itself may come in between.
+ENTER = ("--port", "0", "--offer", "native:0.001", "--slots", "2", "--payout-seconds", "3600")
 
 
 async def test_kill_9_loses_no_session_and_leaves_no_engine(
@@ -157,7 +158,7 @@ async def test_kill_9_loses_no_session_and_leaves_no_engine(
     words = ("--port", str(free_port()), "--offer", "native:0.001", "--slots", "2")
     words += ("--gguf", gguf, "--context-length", "16384")
     with stage.started(*words) as first:
-        async with httpx.AsyncClient(base_url=first.endpoint, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=first.endpoint, timeout=PATIENCE) as http:
             buyer = await new_buyer(first, stage, node, chain, http)
             await buyer.arrive()
             request = buyer.request()
@@ -177,7 +178,7 @@ async def test_kill_9_loses_no_session_and_leaves_no_engine(
         assert second.endpoint == first.endpoint
         assert await chain.offers_of(stage.account.address) == offers, "nothing is listed twice"
         assert "registered" not in second.log.read_text()
-        async with httpx.AsyncClient(base_url=second.endpoint, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=second.endpoint, timeout=PATIENCE) as http:
             buyer.rig.http = http  # type: ignore[misc]
             answer = await buyer.chat()
             assert answer.status_code == 200, answer.text
@@ -188,7 +189,7 @@ async def test_kill_9_loses_no_session_and_leaves_no_engine(
 
 async def test_a_stop_finishes_pays_out_and_says_goodbye(stage: Stage, node: Node, chain: Web3Chain) -> None:
     with stage.started(*ENTER) as running:
-        async with httpx.AsyncClient(base_url=running.endpoint, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=running.endpoint, timeout=PATIENCE) as http:
             buyer = await new_buyer(running, stage, node, chain, http)
             await buyer.arrive(3600)
             assert (await buyer.chat()).status_code == 200
@@ -212,7 +213,7 @@ async def test_a_stop_cuts_what_takes_too_long(stage: Stage, node: Node, chain: 
     stage.environment["PENSTOCK_PROVIDER_STOP_SECONDS"] = "0.5"
     gguf = str(stretched(tmp_path / "long.gguf"))
     with stage.started(*ENTER, "--gguf", gguf, "--context-length", "16384") as running:
-        async with httpx.AsyncClient(base_url=running.endpoint, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=running.endpoint, timeout=PATIENCE) as http:
             buyer = await new_buyer(running, stage, node, chain, http)
             await buyer.arrive()
             async with buyer.openai() as client:
@@ -223,12 +224,12 @@ async def test_a_stop_cuts_what_takes_too_long(stage: Stage, node: Node, chain: 
                 with pytest.raises(openai.APIError) as caught:
                     await exhaust(pieces)
                 assert caught.value.code == "stopping"
-        assert running.process.wait(timeout=PATIENCE) == 0
+        assert running.process.wait(timeout=2 * PATIENCE) == 0
 
 
 async def test_the_other_commands(stage: Stage, node: Node, chain: Web3Chain) -> None:
     with stage.started(*ENTER) as running:
-        async with httpx.AsyncClient(base_url=running.endpoint, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=running.endpoint, timeout=PATIENCE) as http:
             buyer = await new_buyer(running, stage, node, chain, http)
             await buyer.open(3600)
         node.advance(30)

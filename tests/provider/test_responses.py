@@ -146,15 +146,11 @@ async def test_without_money_it_is_not_begun_and_with_its_end_it_is_cut(
                     cutting = asyncio.create_task(buyer.cancel())
         await cutting
     assert caught.value.body["code"] == "stream_closed"  # type: ignore[index]
-    await until(lambda: _idle(engine_child), what="the engine's slot")
+    await until(engine_child.idle, what="the engine's slot")
     (row,) = await until(lambda: rig.provider.store.usage(), what="the usage on record")
     assert (row.outcome, row.completion_tokens >= heard) == ("stream_closed", True)
     after = await rig.http.post(RESPONSES, json=BODY, headers=buyer.bearer)
     assert (after.status_code, after.json()["error"]["code"]) == (402, "stream_closed")
-
-
-async def _idle(child: EngineProcess) -> bool:
-    return await child.busy() == 0
 
 
 async def test_no_words_are_passed_on_that_no_voucher_pays_for(
@@ -182,8 +178,14 @@ async def test_what_the_engine_says_amiss_is_told_as_an_error(
 ) -> None:
     async with with_bad(bad, node, chain, deployed, tmp_path) as rig:
         buyer = await (await rig.buyer()).arrive()
-        bad[0].act = failing(500, piece("first "))
-        events = data_in(await lines_of(buyer))
+        seen, lines = asyncio.Event(), list[str]()
+        bad[0].act = failing(500, piece("first "), once=seen)
+        async with rig.http.stream("POST", RESPONSES, json=BODY | {"stream": True}, headers=buyer.bearer) as answer:
+            async for line in answer.aiter_lines():
+                lines.append(line)
+                if '"delta":"first "' in line:
+                    seen.set()
+        events = data_in(lines)
         assert [e["delta"] for e in events if e["type"] == "response.output_text.delta"] == ["first "]
         assert (events[-1]["type"], events[-1]["code"]) == ("error", "engine_error")
         bad[0].act = says(piece("Hel"), b"data: no json\n\n", piece("lo"), event(LAST | counted(2)), DONE)

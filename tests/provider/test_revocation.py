@@ -16,7 +16,7 @@ from penstock.wire.sessions import SESSIONS_PATH
 from provider.admission import hash_token
 from provider.errors import ApiError
 from tests.deployed import Deployed
-from tests.harness import Node
+from tests.harness import PATIENCE, Node
 from tests.postgres import database, postgres
 from tests.provider.rig import LONG, Buyer, EngineProcess, Rig, fresh_account, running, until
 from tests.provider.test_cluster import Pair, at, pair
@@ -73,6 +73,7 @@ async def test_who_holds_a_token_ends_it_and_what_runs_for_it(
     buyer.token = other
     assert (await buyer.chat()).status_code == 200
     await buyer.session()
+    await until(lambda: rig.provider.admission.running == 0, what="the end of what was left")
     receipts = await checked(buyer)
     assert len(receipts) == 3
     assert receipts[0].completion_tokens > 0, "what was cut has its receipt"
@@ -108,7 +109,7 @@ async def test_it_holds_over_kill_9_and_what_was_served_stays_owed(
     stage = Stage(node, deployed, tmp_path, fresh_account(node))
     words = ("--offer", OFFERS[0])
     with stage.started("--port", "0", *words) as process:
-        async with httpx.AsyncClient(base_url=process.endpoint, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=process.endpoint, timeout=PATIENCE) as http:
             found = await new_buyer(process, stage, node, chain, http)
             one = await Payer(found.rig, found.wallet, found.offer).open_channel()
             await one.shake()
@@ -127,7 +128,7 @@ async def test_it_holds_over_kill_9_and_what_was_served_stays_owed(
         assert [(each["answers"], each["completion_tokens"]) for each in kept] == [(1, 4)] * 2
         assert process.stop(signal.SIGKILL) == -signal.SIGKILL
     with stage.started("--port", process.endpoint.rsplit(":", 1)[1], *words) as process:
-        async with httpx.AsyncClient(base_url=process.endpoint, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=process.endpoint, timeout=PATIENCE) as http:
             one.rig.http = http
             one.token = by_holder
             assert refused(await one.chat())
@@ -143,7 +144,7 @@ async def test_it_holds_over_kill_9_and_what_was_served_stays_owed(
             async def gone() -> bool:
                 return refused(await one.chat(max_tokens=1))
 
-            await until(gone, 5, "the operator's word")
+            await until(gone, what="the operator's word")
             await one.shake()
             assert int((await one.channel())["owed"]) > served, "what sessions used is owed though they are revoked"
         assert process.stop() == 0
@@ -172,7 +173,7 @@ async def test_it_holds_at_every_gateway_of_a_cluster(pair: Pair) -> None:
             async def gone(rig: Rig = rig) -> bool:
                 return refused(await at(rig, again).chat())
 
-            await until(gone, 5, "the word")
+            await until(gone, what="the word")
         # A gateway that takes a stream over knows it before it hears of it.
         (kept,) = [kept for kept in await two.provider.store.sessions() if kept.id == session.id]
         two.provider.admission.add(kept)

@@ -21,8 +21,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from penstock.chain.web3 import Web3Chain
 from tests.deployed import Deployed
-from tests.harness import Node
-from tests.provider.rig import MODEL, PROMPT, fresh_account, until
+from tests.harness import PATIENCE, Node
+from tests.provider.rig import MODEL, PROMPT, at_best, fresh_account, until
 from tests.provider.test_engines import BadEngine, bad
 from tests.provider.test_plain import DONE, LAST, ROLE, counted, event, words
 from tests.provider.test_process import Running, Stage, new_buyer
@@ -87,7 +87,7 @@ async def test_a_request_is_a_span_between_its_clients_and_the_engines(
     engine, url = bad
     async with beside(stage, url) as process:
         engine.act = says(event(ROLE), event(words("a", 7, made=1)), event(LAST | counted(1)), DONE)
-        async with httpx.AsyncClient(base_url=process.endpoint, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=process.endpoint, timeout=PATIENCE) as http:
             buyer = await (await new_buyer(process, stage, node, chain, http)).arrive()
             body = {"model": MODEL, "messages": PROMPT, "stream": True}
             headers = buyer.bearer | {"traceparent": f"00-{TRACE}-{PARENT}-01", "baggage": "secret=1"}
@@ -104,7 +104,7 @@ async def test_a_request_is_a_span_between_its_clients_and_the_engines(
             assert offer == buyer.offer.id
             assert session.startswith("ses_")
             assert abs(said.pop("penstock.accepted_at") / 1000 - time.time()) < 600
-            assert 0 <= said.pop("penstock.time_to_first_token") < 30
+            assert 0 <= said.pop("penstock.time_to_first_token") < PATIENCE
             assert said == {
                 "http.request.method": "POST",
                 "url.path": "/v1/chat/completions",
@@ -116,7 +116,7 @@ async def test_a_request_is_a_span_between_its_clients_and_the_engines(
                 "penstock.outcome": "done",
             }
             assert PROMPT[0]["content"] not in str(span)
-            assert 0 < span.end_time_unix_nano - span.start_time_unix_nano < 30e9
+            assert 0 < span.end_time_unix_nano - span.start_time_unix_nano < PATIENCE * 1e9
             # What is refused is a span, too, of a trace of its own where the client names none, or none that is one.
             await http.post("/v1/responses", json={}, headers={"authorization": "Bearer x", "traceparent": "zz"})
             await until(lambda: len(collector.spans) == 2, what="the second span")
@@ -136,14 +136,18 @@ async def test_a_collector_that_is_away_delays_nobody(
     stage = Stage(node, deployed, tmp_path, fresh_account(node))
     stage.environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_BSP_SCHEDULE_DELAY": "50"}
     engine, url = bad
-    async with beside(stage, url) as process:
-        engine.act = says(event(words("a", 7, made=1)), event(LAST | counted(1)), DONE)
-        async with httpx.AsyncClient(base_url=process.endpoint, timeout=30) as http:
-            buyer = await (await new_buyer(process, stage, node, chain, http)).arrive()
-            assert (await buyer.chat()).status_code == 200
-        began = time.monotonic()
-        assert await asyncio.to_thread(process.stop) == 0
-        assert time.monotonic() - began < 15
+    engine.act = says(event(words("a", 7, made=1)), event(LAST | counted(1)), DONE)
+
+    async def end() -> float:
+        async with beside(stage, url) as process:
+            async with httpx.AsyncClient(base_url=process.endpoint, timeout=PATIENCE) as http:
+                buyer = await (await new_buyer(process, stage, node, chain, http)).arrive()
+                assert (await buyer.chat()).status_code == 200
+            began = time.monotonic()
+            assert await asyncio.to_thread(process.stop) == 0
+            return time.monotonic() - began
+
+    await at_best(end, 15, 3)
 
 
 def test_nothing_of_it_is_imported_where_nobody_asks_for_it() -> None:

@@ -29,7 +29,7 @@ from penstock.wire.sessions import (
 from provider.engines.upstream import UpstreamEngine
 from scripts._ports import free_port
 from tests.deployed import Deployed
-from tests.harness import Node
+from tests.harness import PATIENCE, Node
 from tests.provider.rig import COINS, MODEL, PROMPT, Buyer, EngineProcess, Rig, fresh_account, on_both, running, until
 from tests.provider.test_process import Stage, new_buyer
 
@@ -197,7 +197,7 @@ async def test_beyond_the_credit_nothing_is_served(rig: Rig, engine_child: Engin
     assert int((await one.channel())["owed"]) == owed
     pieces = sum(line.startswith("data: ") and '"content"' in line for line in lines)
     assert pieces * TOKEN_PRICE <= owed
-    await until(lambda: _idle(engine_child), what="the engine's slot")
+    await until(engine_child.idle, what="the engine's slot")
     (row,) = await until(lambda: rig.provider.store.usage(), what="the usage on record")
     assert row.prompt_tokens * PROMPT_PRICE + row.completion_tokens * TOKEN_PRICE == owed
     refused = (await one.chat()).json()
@@ -209,6 +209,7 @@ async def test_beyond_the_credit_nothing_is_served(rig: Rig, engine_child: Engin
 
 @on_both
 async def test_vouchers_on_the_way_keep_an_answer_flowing(rig: Rig) -> None:
+    rig.provider.accounts._grace = PATIENCE
     one = await payer(rig).open_channel()
     await one.shake()
     most = 0
@@ -365,10 +366,6 @@ async def test_an_offer_by_time_and_token_needs_both_and_bills_each_once(
         assert await chain.vault_balance(NATIVE, one.wallet.address) == COINS - owed + int(closed["refund"])
 
 
-async def _idle(child: EngineProcess) -> bool:
-    return await child.busy() == 0
-
-
 @on_both
 async def test_kill_9_keeps_the_highest_voucher_which_the_next_process_settles(
     node: Node, chain: Web3Chain, deployed: Deployed, tmp_path: Path, state: str
@@ -378,7 +375,7 @@ async def test_kill_9_keeps_the_highest_voucher_which_the_next_process_settles(
     words = ("--offer", "native:1/3", "--payout-seconds", "3600")
     port = str(free_port())
     with stage.started("--port", port, *words) as first:
-        async with httpx.AsyncClient(base_url=first.endpoint, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=first.endpoint, timeout=PATIENCE) as http:
             known = await new_buyer(first, stage, node, chain, http)
             one = await Payer(known.rig, known.wallet, known.offer).open_channel()
             await one.shake()
@@ -387,7 +384,7 @@ async def test_kill_9_keeps_the_highest_voucher_which_the_next_process_settles(
             first.process.kill()  # the voucher was acknowledged, so it is on the disk
             first.process.wait()
     with stage.started("--port", port, *words) as second:
-        async with httpx.AsyncClient(base_url=second.endpoint, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=second.endpoint, timeout=PATIENCE) as http:
             one.rig.http = http
             assert (await one.channel())["cumulative"] == str(owed)
             assert await one.pay(owed), "an answer that was lost is asked for again"

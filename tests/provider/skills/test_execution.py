@@ -53,7 +53,7 @@ async def backend() -> AsyncIterator[tuple[Backend, str]]:
 
 def weather(market: SkillMarket, url: str, name: str = "weather") -> Path:
     folder = write_skill(
-        market.folder / name, kind="http", licence='kind = "free"', run=f'backend = "{url}"\nseconds = 5', name=name
+        market.folder / name, kind="http", licence='kind = "free"', run=f'backend = "{url}"\nseconds = 60', name=name
     )
     document = json.loads((folder / "openapi.json").read_text())
     city = {"in": "path", "name": "city", "required": True, "schema": {"type": "string"}}

@@ -16,6 +16,7 @@ from penstock.licences import LicenceId
 from penstock.wire.receipts import NOTHING
 from penstock.wire.skills import SKILL_SESSIONS_PATH, ExecuteRequest, LicenceGrantBody, new_licence_grant
 from penstock.wire.tickets import TicketBody, sign_ticket
+from tests.harness import PATIENCE
 from tests.skills import SkillMarket, execute, needs_sandbox, write_skill
 
 pytestmark = needs_sandbox
@@ -41,7 +42,7 @@ async def test_who_has_no_licence_gets_no_token(market: SkillMarket) -> None:
         assert refused.value.code == "grant_invalid"
 
         async def sent(body: LicenceGrantBody) -> tuple[int, str]:
-            async with httpx.AsyncClient() as http:
+            async with httpx.AsyncClient(timeout=PATIENCE) as http:
                 return code(await http.post(market.endpoint + SKILL_SESSIONS_PATH, content=msgspec.json.encode(body)))
 
         def grant(**changed: Any) -> LicenceGrantBody:
@@ -97,7 +98,7 @@ async def test_input_is_held_against_the_schema_before_anything_runs(market: Ski
         ):
             assert code(await execute(market, session, body)) == wanted
         assert await licensing.store.totals() == {}
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=PATIENCE) as http:
             for number in ("2", "0", "x", "-1", "9" * 30):
                 answer = await http.get(f"{market.endpoint}/v1/skills/{number}/card")
                 assert code(answer) == (404, "skill_unknown")
