@@ -1,7 +1,8 @@
 """A believable hour of the market, on a local chain: real contracts, real transactions, made-up people.
 
 Providers come and list, consumers open streams and channels, stop them or run out, a keeper collects, one provider
-cheats and is slashed. The chain's clock is moved from one event to the next. What is drawn depends on the seed alone.
+cheats and is slashed. The chain's clock is moved from one event to the next, and goes on by a second a block between
+them, whatever the machine's clock says. What is drawn depends on the seed alone.
 """
 
 from __future__ import annotations
@@ -162,6 +163,7 @@ class Traffic:
 
     async def prepare(self, *, consumers: int = 12) -> None:
         """Providers register, stake and list; consumers get money."""
+        await self._rpc.call("anvil_setBlockTimestampInterval", 1)
         self._now = (await self._chain.head()).timestamp
         self._consumers = [self._account() for _ in range(consumers)]
         owners = [self._account() for _ in _SHOPS]
@@ -205,17 +207,21 @@ class Traffic:
     async def _mint(self, to: Address, amount: int) -> None:
         data = hex32(_MINT + encode(["address", "uint256"], [to, amount]))
         sent = {"from": well_known_account(_MINTER).address, "to": self._dollar, "data": data, "gas": hex(200_000)}
-        await self._rpc.call("eth_sendTransaction", sent)
+        name = await self._rpc.call("eth_sendTransaction", sent)
+        while True:
+            if await self._rpc.call("eth_getTransactionReceipt", name) is not None:
+                return
+            await asyncio.sleep(0.01)
 
     async def _advance(self, seconds: int) -> None:
-        await self._move_to(self._now + seconds)
+        await self._move_to((await self._chain.head()).timestamp + seconds)
 
     async def _move_to(self, moment: int) -> None:
         """Let the chain's time be this, in a block of its own, so that what is tried and what is mined agree."""
         if self._live:
             return
-        self._now = max(moment, self._now)
         head = await self._chain.head()
+        self._now = max(moment, head.timestamp)
         if self._now > head.timestamp:
             await self._rpc.call("evm_setNextBlockTimestamp", hex(self._now))
             await self._rpc.call("evm_mine")
@@ -224,7 +230,8 @@ class Traffic:
 
     async def run(self, seconds: int, *, sessions: int) -> None:
         """So much of the market's time, with so many sessions in it; those that outlast it stay open."""
-        begin = self._now
+        await self._rpc.call("anvil_setBlockTimestampInterval", 1)  # again: a node that started anew has forgotten it
+        begin = self._now = (await self._chain.head()).timestamp
         ends = begin + seconds
         moments = sorted(self._random.uniform(0, 1) ** 0.8 for _ in range(sessions))
         for part in moments:
@@ -250,6 +257,7 @@ class Traffic:
             if done % 50 == 0:
                 self._say(f"{done} transactions, {100 * (moment - begin) // seconds} % of the time")
         await self._move_to(ends)
+        await self._rpc.call("anvil_removeBlockTimestampInterval")
 
     async def live(self) -> None:
         """Go on by the clock, until cancelled: what is open ends in its time, and more comes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,8 @@ _PAUSES = (0.0, 0.25, 1.0)
 
 _IMPATIENT = 6.0
 """Seconds that a request may take where another node could be asked."""
+_STALLED = 2.0
+"""Seconds by which a request's end is late where it was us who stood still, and no node had its time."""
 
 Request = tuple[str, Sequence[Any]]
 
@@ -53,9 +56,8 @@ class JsonRpc:
         """Nodes that are known to be on the chain."""
         if len(self._urls) > 1:
             timeout = min(timeout, _IMPATIENT)
-        self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=timeout), headers={"Content-Type": "application/json"}
-        )
+        self._timeout = timeout
+        self._session = aiohttp.ClientSession(headers={"Content-Type": "application/json"})
         self._sent = 0
 
     @property
@@ -137,10 +139,15 @@ class JsonRpc:
         for pause in (None, *(_PAUSES if len(self._urls) == 1 else _PAUSES[:1])):
             if pause is not None:
                 await asyncio.sleep(pause)
+            began, timeout = time.monotonic(), self._timeout
+            limit = aiohttp.ClientTimeout(total=timeout)
             try:
-                async with self._session.post(self._urls[at], data=body) as response:
+                async with self._session.post(self._urls[at], data=body, timeout=limit) as response:
                     raw = await response.read()
             except TimeoutError:
+                trouble = "no answer in time"
+                if time.monotonic() - began > timeout + _STALLED:
+                    continue
                 raise NodeUnavailable(
                     f"the node {self.shown} does not answer: check --rpc-url and the network"
                 ) from None

@@ -256,6 +256,7 @@ class Sending(Tokens):
         pause = 0.02
         trouble = ""
         while True:
+            now = time.monotonic()  # the last look begins after the deadline, however long one takes
             try:
                 receipt: dict[str, Any] | None = await self._rpc.call("eth_getTransactionReceipt", name)
                 trouble = ""
@@ -263,7 +264,6 @@ class Sending(Tokens):
                     return receipt
             except (RpcError, NodeUnavailable) as error:  # it may be mined all the same
                 trouble = f" ({error})"
-            now = time.monotonic()
             if now - started >= self._receipt_timeout:
                 raise TransactionLost(
                     name,

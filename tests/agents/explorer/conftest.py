@@ -17,7 +17,7 @@ from penstock.chain._rpc import JsonRpc
 from penstock.chain.web3 import Web3Chain
 from penstock.deployments import Deployment
 from tests.deployed import Deployed, deployed
-from tests.harness import Node
+from tests.harness import PATIENCE, Node
 from tests.postgres import Cluster, postgres
 
 __all__ = ["deployed", "postgres"]
@@ -64,8 +64,8 @@ def eventful(deployed: Deployed, tmp_path_factory: pytest.TempPathFactory) -> Pa
     path = tmp_path_factory.mktemp("eventful") / "state.json"
 
     async def history(node: Node) -> None:
-        rpc = JsonRpc(node.url, timeout=10)
-        async with await Web3Chain.connect(node.url, deployed.deployment) as chain:
+        rpc = JsonRpc(node.url, timeout=PATIENCE)
+        async with await Web3Chain.connect(node.url, deployed.deployment, request_timeout=PATIENCE) as chain:
             said: list[str] = []
             traffic = Traffic(chain, rpc, deployed.deployment.tokens["TUSD"], seed=1, say=said.append)
             await traffic.prepare(consumers=4)
@@ -88,9 +88,9 @@ def node(eventful: Path) -> Iterator[Node]:
 
 @pytest.fixture
 async def rig(node: Node, deployed: Deployed, database: str) -> AsyncIterator[Rig]:
-    rpc = JsonRpc(node.url, timeout=10)
+    rpc = JsonRpc(node.url, timeout=PATIENCE)
     store = Store.open(database, deployed.deployment)
-    async with await Web3Chain.connect(node.url, deployed.deployment) as chain:
+    async with await Web3Chain.connect(node.url, deployed.deployment, request_timeout=PATIENCE) as chain:
         yield Rig(node, deployed.deployment, chain, rpc, store)
     store.close()
     await rpc.close()

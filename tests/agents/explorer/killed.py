@@ -8,13 +8,13 @@ from agents.explorer._store import Store
 from penstock.chain._rpc import JsonRpc
 from penstock.chain.web3 import Web3Chain
 from penstock.deployments import load
+from tests.harness import PATIENCE
 
 
 async def main(database: str, url: str, deployment_path: str) -> None:
     deployment = load(deployment_path)
     store = Store.open(database, deployment)
-    chain = await Web3Chain.connect(url, deployment)
-    indexer = Indexer(
-        Feed(JsonRpc(url, timeout=10), deployment), chain, store, first_block=deployment.first_block, span=1
-    )
+    chain = await Web3Chain.connect(url, deployment, request_timeout=PATIENCE)
+    feed = Feed(JsonRpc(url, timeout=PATIENCE), deployment)
+    indexer = Indexer(feed, chain, store, first_block=deployment.first_block, span=1)
     await indexer.sync(lambda tip, target: print(tip.number, flush=True))

@@ -42,7 +42,7 @@ async def test_it_serves_is_stopped_and_checked(shell: Shell, node: Node, databa
     assert process.stdout
     said = json.loads(await asyncio.wait_for(process.stdout.readuntil(b"}"), 2 * PATIENCE))
     assert said["block"] == node.height
-    async with httpx.AsyncClient(base_url=said["url"]) as http:
+    async with httpx.AsyncClient(base_url=said["url"], timeout=PATIENCE) as http:
         assert "gpu.nordlicht.example" in (await http.get("/providers")).text
         async with http.stream("GET", "/api/v1/live") as live:
             assert await anext(live.aiter_lines()) == "retry: 2000"

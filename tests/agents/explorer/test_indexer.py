@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, select, text, update
+from structlog.testing import capture_logs
 
 from agents.explorer import _schema as schema
 from agents.explorer._check import check
@@ -130,8 +131,8 @@ async def test_an_outage_and_a_reorganisation_while_the_market_goes_on(rig: Rig,
     try:
         await traffic.prepare(consumers=2)
         await traffic.run(100, sessions=4)
-        with rig.node.outage():
-            await asyncio.sleep(0.2)
+        with capture_logs() as said, rig.node.outage():
+            await until(lambda: any(one["event"] == "cannot go on" for one in said))
         assert not running.done()
         await traffic.run(200, sessions=6)
         rig.node.reorg(10)
@@ -144,6 +145,7 @@ async def test_an_outage_and_a_reorganisation_while_the_market_goes_on(rig: Rig,
         await until(caught_up)
     finally:
         running.cancel()
+        await asyncio.wait({running})
     await assert_true(rig)
     await assert_as_if_read_at_once(rig, tmp_path)
 

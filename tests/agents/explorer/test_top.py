@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 
 import pytest
 from textual.pilot import Pilot
@@ -32,13 +33,17 @@ async def command(pilot: Pilot[None], text: str) -> None:
                 await pilot.pause(0.01)
 
 
-async def settled(pilot: Pilot[None]) -> str:
-    await pilot.pause()
+async def shown(pilot: Pilot[None], look: Callable[[str], object]) -> str:
+    """What is on the screen, once it is so: the view asks the store in its own time."""
     app = pilot.app
     assert isinstance(app, Top)
-    await app.refresh_rows()
-    await pilot.pause()
-    return words(app)
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            await pilot.pause()
+            await app.refresh_rows()
+            await pilot.pause()
+            if look(screen := words(app)):
+                return screen
 
 
 @pytest.fixture
@@ -49,73 +54,59 @@ def top(rig: Rig) -> Top:
 async def test_keys_move_between_the_panels(rig: Rig, top: Top) -> None:
     await rig.indexer.sync()
     async with top.run_test(size=SIZE) as pilot:
-        shown = await settled(pilot)
-        assert "Llama-3.1-8B-Instruct" in shown
-        assert f"block {rig.node.height}" in shown
+        await shown(pilot, lambda screen: "Llama-3.1-8B-Instruct" in screen and f"block {rig.node.height}" in screen)
         for key, says in (("p", "gpu.nordlicht.example"), ("l", "Withdrawn"), ("m", "Llama-3.1-8B-Instruct")):
             await pilot.press(key)
-            assert says in await settled(pilot), key
-        for pane in ("streams", "providers", "log", "market"):
-            await pilot.press("tab")
-            assert top.pane == pane
-        await pilot.press("shift+tab")
-        assert top.pane == "log"
-        assert all(len(line) <= 80 for line in (await settled(pilot)).splitlines())
+            await shown(pilot, lambda screen, says=says: says in screen)
+        for key, pane in (
+            *(("tab", name) for name in ("streams", "providers", "log", "market")),
+            ("shift+tab", "log"),
+        ):
+            await pilot.press(key)
+            screen = await shown(pilot, lambda _, pane=pane: top.pane == pane)
+        assert all(len(line) <= 80 for line in screen.splitlines())
 
 
 async def test_streams_flow_and_can_be_narrowed(rig: Rig, top: Top) -> None:
     await rig.indexer.sync()
     async with top.run_test(size=SIZE) as pilot:
-        await settled(pilot)
         await command(pilot, "all")
-        await settled(pilot)
-        assert top.pane == "streams"
         table = top.query_one("#streams-table", DataTable)
+        await shown(pilot, lambda _: top.pane == "streams" and table.row_count > 10)
         every = table.row_count
-        assert every > 10
         await command(pilot, "model qwen")
-        for _ in range(100):
-            if "model qwen" in (shown := await settled(pilot)) and table.row_count < every:
-                break
-        assert 0 < table.row_count < every
-        assert "model qwen" in shown
-        assert "Llama" not in shown
+        screen = await shown(pilot, lambda screen: "model qwen" in screen and 0 < table.row_count < every)
+        assert "Llama" not in screen
         await command(pilot, "model")
-        for _ in range(100):
-            await settled(pilot)
-            if table.row_count == every:
-                break
-        assert table.row_count == every
+        await shown(pilot, lambda _: table.row_count == every)
 
 
 async def test_what_is_mistyped_is_said(rig: Rig, top: Top) -> None:
     await rig.indexer.sync()
     async with top.run_test(size=SIZE) as pilot:
-        await command(pilot, "fly")
-        await pilot.pause()
-        assert "there is no command fly" in str(top.query_one("#said", Static).content)
-        await command(pilot, "payer 0x12")
-        await pilot.pause()
-        assert "0x12 is no address" in str(top.query_one("#said", Static).content)
+        for typed, says in (("fly", "there is no command fly"), ("payer 0x12", "0x12 is no address")):
+            await command(pilot, typed)
+            async with asyncio.timeout(PATIENCE):
+                while says not in str(top.query_one("#said", Static).content):
+                    await pilot.pause(0.01)
         await pilot.press("slash", "escape")
-        assert not top.query_one("#command", Input).has_class("shown")
+        await shown(pilot, lambda _: not top.query_one("#command", Input).has_class("shown"))
 
 
 async def test_help_and_details_open_and_close(rig: Rig, top: Top) -> None:
     await rig.indexer.sync()
     async with top.run_test(size=SIZE) as pilot:
         await pilot.press("question_mark")
-        await pilot.pause()
-        assert isinstance(top.screen, Details)
-        assert "only models with TEXT" in words(top)
+        await shown(pilot, lambda screen: isinstance(top.screen, Details) and "only models with TEXT" in screen)
         await pilot.press("escape")
+        await shown(pilot, lambda _: not isinstance(top.screen, Details))
         await pilot.press("p")
-        await settled(pilot)
+        providers = top.query_one("#providers-table", DataTable)
+        await shown(pilot, lambda _: providers.row_count and providers.has_focus)
         await pilot.press("enter")
-        await pilot.pause()
-        assert isinstance(top.screen, Details)
-        assert re.search(r"endpoint +https://", words(top))
+        await shown(pilot, lambda screen: isinstance(top.screen, Details) and re.search(r"endpoint +https://", screen))
         await pilot.press("escape")
+        await shown(pilot, lambda _: not isinstance(top.screen, Details))
         await pilot.press("q")
     assert top.return_code == 0
 

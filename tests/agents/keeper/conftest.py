@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from penstock.chain.web3 import Web3Chain
-from tests.agents.keeper.rig import Rig
+from tests.agents.keeper.rig import Chain, Rig
 from tests.deployed import Deployed
-from tests.harness import Node
+from tests.harness import PATIENCE, Node
 from tests.market import Market
 
 
 @pytest.fixture
 def node(deployed: Deployed) -> Iterator[Node]:
-    with Node(load_state=deployed.state) as node:
+    with Chain(load_state=deployed.state) as node:
         yield node
 
 
@@ -27,8 +27,7 @@ def market(node: Node, deployed: Deployed, tmp_path: Path) -> Market:
 
 @pytest.fixture
 async def rig(market: Market, tmp_path: Path) -> AsyncIterator[Rig]:
-    # Short, so that a node that hangs costs a test few seconds.
-    chain = await Web3Chain.connect(market.node.url, market.deployment, request_timeout=3)
+    chain = await Web3Chain.connect(market.node.url, market.deployment, request_timeout=PATIENCE)
     rig = Rig(market, chain, tmp_path / "ledger.db")
     try:
         yield rig

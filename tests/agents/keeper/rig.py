@@ -21,6 +21,7 @@ from penstock.events import KeeperPaid
 from penstock.keys import LocalAccount, new_session_key
 from penstock.types import ALL, NATIVE, Address, OfferId, StreamKey, Voucher
 from penstock.wire.eip712 import voucher_digest
+from tests.harness import Node
 from tests.market import Market
 
 MILLI = 10**15
@@ -68,13 +69,27 @@ class Recorder(Observer):
 
 
 class Clock:
-    """The keeper's, which a test moves."""
+    """The keeper's, which stands still until a test moves it."""
 
     def __init__(self) -> None:
-        self.ahead = 0.0
+        self.began, self.ahead = time.time(), 0.0
 
     def __call__(self) -> float:
-        return time.time() + self.ahead
+        return self.began + self.ahead
+
+
+class Chain(Node):
+    """A second passes with each block, and otherwise what a test lets pass: what is due depends on nothing else."""
+
+    def start(self) -> None:
+        super().start()
+        self.rpc("anvil_setTime", self.now)  # of its last block, not that at which the process began
+        self.rpc("anvil_setBlockTimestampInterval", 1)
+
+    def advance(self, seconds: int) -> int:
+        self.rpc("evm_setNextBlockTimestamp", self.now + seconds)
+        self.mine()
+        return self.now
 
 
 class Rig:
@@ -203,4 +218,4 @@ def priced(token: Address, wei: str, **more: Any) -> Policy:
     return replace(Policy(prices={token: Fraction(wei)}), **more)
 
 
-__all__ = ["MILLI", "RATE", "Clock", "JobState", "Recorder", "Rig", "priced"]
+__all__ = ["MILLI", "RATE", "Chain", "Clock", "JobState", "Recorder", "Rig", "priced"]

@@ -13,10 +13,12 @@ from penstock.channels import CLOSE_DELAY
 from penstock.types import NATIVE, StandingOrder
 from penstock.wire.keeper import StandingOrderLine, VoucherLine, encode_line, sign_standing_order
 from tests.agents.keeper.rig import MILLI, RATE, Rig, priced
+from tests.harness import PATIENCE
 
 
 async def once(keeper: Keeper) -> None:
-    await keeper.once(asyncio.Event())
+    async with asyncio.timeout(2 * PATIENCE):  # its own clock stands still
+        await keeper.once(asyncio.Event())
 
 
 # --- streams -------------------------------------------------------------------------------------
