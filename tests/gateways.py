@@ -14,12 +14,13 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import msgspec
 from aiohttp import web
 
 from penstock.chain.port import Account, Chain
+from penstock.consumer.gateway import Waits
 from penstock.errors import NotFound, PenstockError
 from penstock.events import Closed
 from penstock.types import Offer, Service, StreamKey, Terms
@@ -40,6 +41,8 @@ from tests.harness import PATIENCE
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 WORDS = ("A ", "penstock ", "is ", "a ", "gate.")
+PATIENT = Waits(**dict.fromkeys((field.name for field in fields(Waits)), PATIENCE))
+"""Of a consumer to which nothing is to seem silent: a machine that stalls is no gateway's fault."""
 
 
 @dataclass

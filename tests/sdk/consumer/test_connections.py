@@ -13,8 +13,10 @@ import pytest
 
 from penstock.consumer import endpoint as endpoints
 from penstock.consumer.connections import Connections
-from penstock.consumer.gateway import Gateway, Waits
+from penstock.consumer.gateway import Gateway
 from penstock.errors import GatewayRefused, GatewayUnreachable, OfferMismatch
+from scripts._ports import free_port
+from tests.gateways import PATIENT
 
 PUBLIC, INSIDE = "127.0.0.2", "127.0.0.1"
 """A real listener on each; tests take the first for an address of the internet."""
@@ -53,8 +55,8 @@ async def listeners(answer: str = "404 Not Found") -> AsyncIterator[tuple[int, d
 
         return serve
 
-    first = await asyncio.start_server(serves(PUBLIC), PUBLIC, 0)
-    port = first.sockets[0].getsockname()[1]
+    port = free_port()  # one that the kernel gives on one address may be taken on the other
+    first = await asyncio.start_server(serves(PUBLIC), PUBLIC, port)
     second = await asyncio.start_server(serves(INSIDE), INSIDE, port)
     async with first, second:
         yield port, asked
@@ -67,7 +69,7 @@ def internet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def gateway(http: httpx.AsyncClient, port: int) -> Gateway:
-    return Gateway(f"http://{HOST}:{port}", http, Waits(connect=2, greeting=5))
+    return Gateway(f"http://{HOST}:{port}", http, PATIENT)
 
 
 async def test_the_connection_goes_to_the_address_that_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +151,7 @@ async def test_a_name_that_leads_nowhere(monkeypatch: pytest.MonkeyPatch, host: 
     monkeypatch.setattr(socket, "getaddrinfo", Names([]))
     async with Connections(allow_private=False) as http:
         with pytest.raises(GatewayUnreachable, match=why):
-            await Gateway(f"http://{host}:1", http, Waits()).well_known()
+            await Gateway(f"http://{host}:1", http, PATIENT).well_known()
 
 
 async def test_a_resolver_that_does_not_answer_is_waited_for_as_long_as_a_connection(

@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from penstock.chain.fake import FakeChain
-from penstock.consumer import ChannelSession, Consumer, Session, Waits
+from penstock.consumer import ChannelSession, Consumer, Session
 from penstock.consumer.receipts import Witness
 from penstock.errors import AnswerCut, Overcharged, PenstockError, ReceiptRefused
 from penstock.faults import Ground, Kind, find
@@ -48,11 +48,10 @@ from penstock.wire.sessions import (
     VoucherRequest,
 )
 from tests import gateways
-from tests.gateways import Gateway, answer, event, event_stream, refuse
+from tests.gateways import PATIENT, Gateway, answer, event, event_stream, refuse
 from tests.harness import PATIENCE
 
 COIN = 10**18
-WAITS = Waits(sight=2, receipt=1, settle=2)
 WORDS = ("A ", "penstock ", "is ", "a ", "gate.")
 Twist = Callable[[Receipt], Receipt]
 
@@ -265,7 +264,7 @@ async def shop(folder: Path, offered: Terms, **changes: Any) -> AsyncIterator[Sh
         http.endpoint = f"http://127.0.0.1:{runner.addresses[0][1]}"
         http.offer = await gateways.list_offer(chain, account, http.endpoint, offered)
         with Journal(folder / "journal.db") as journal:
-            async with Consumer(chain, payer, journal, waits=WAITS, on_warning=warnings.append) as consumer:
+            async with Consumer(chain, payer, journal, waits=PATIENT, on_warning=warnings.append) as consumer:
                 yield Shop(seller, consumer, warnings)
     finally:
         await runner.cleanup()

@@ -35,12 +35,11 @@ from penstock.keys import LocalAccount
 from penstock.types import NATIVE, ZERO_ADDRESS, Address
 from penstock.units import RATE_SCALE
 from tests import gateways
-from tests.gateways import Gateway, Handler, refuse, selling
+from tests.gateways import PATIENT, Gateway, Handler, refuse, selling
 from tests.market import COIN, DOLLAR, Market, until
 
-WAITS = Waits(sight=2, settle=2)
-QUICK = replace(WAITS, greeting=2, handshake=2, relay=2, stall=2, close=2)
-"""For gateways that fall silent."""
+WAITS = replace(PATIENT, settle=2)
+"""Some tests wait for a stream that nobody opens."""
 
 
 @asynccontextmanager
@@ -54,8 +53,10 @@ async def buying(
             yield consumer
 
 
-def waits_for(handler: Handler) -> Waits:
-    return QUICK if handler in (gateways.hangs, gateways.stalls_in_mid_answer) else WAITS
+def waits_for(handler: Handler, *steps: str) -> Waits:
+    """Short where the handler falls silent."""
+    silent = handler in (gateways.hangs, gateways.stalls_in_mid_answer)
+    return replace(WAITS, **dict.fromkeys(steps, 0.5)) if silent else WAITS
 
 
 async def listing_of(consumer: Consumer, gateway: Gateway) -> Listing:
@@ -189,13 +190,13 @@ async def test_top_up_lasts_longer_at_the_same_rate(market: Market, chain: Web3C
             selling(chain, market.account(), market.terms(token)) as gateway,
             buying(market, chain, payer) as buyer,
         ):
-            session = buyer.session(await listing_of(buyer, gateway), duration=20)
+            session = buyer.session(await listing_of(buyer, gateway), duration=200)
             async with session:
                 end = session.end
-                assert await session.extend(15) == end + 15 == session.end
+                assert await session.extend(150) == end + 150 == session.end
             summary = session.summary
             assert summary is not None
-            assert summary.deposit == 35 * market.terms(token).rate // RATE_SCALE == summary.paid + summary.refund
+            assert summary.deposit == 350 * market.terms(token).rate // RATE_SCALE == summary.paid + summary.refund
             assert "top up" in [one.what for one in summary.transactions]
         await market.assert_nothing_locked(chain, payer.address)
 
@@ -372,9 +373,10 @@ async def test_a_failed_handshake_leaves_nothing_open(
 ) -> None:
     payer = market.account(coins=0 if gasless else 10 * COIN, dollars=DOLLAR)
     terms = market.terms(market.dollar)
+    waits = waits_for(handler, "greeting") if step == "greet" else waits_for(handler, "handshake", "relay")
     async with (
         selling(chain, market.account(), terms, **{step: handler}) as gateway,  # type: ignore[arg-type]
-        buying(market, chain, payer, waits=waits_for(handler)) as buyer,
+        buying(market, chain, payer, waits=waits) as buyer,
     ):
         with pytest.raises(error):
             async with buyer.session(await listing_of(buyer, gateway)):
@@ -409,7 +411,7 @@ async def test_a_failed_answer_closes_the_stream(
     payer = market.account()
     async with (
         selling(chain, market.account(), market.terms(), chat=handler) as gateway,
-        buying(market, chain, payer, waits=waits_for(handler)) as buyer,
+        buying(market, chain, payer, waits=waits_for(handler, "stall")) as buyer,
     ):
         session = buyer.session(await listing_of(buyer, gateway))
         with pytest.raises(error) as raised:
@@ -528,7 +530,7 @@ async def test_a_provider_that_does_not_close_is_done_without_by_who_has_gas(
     payer = market.account(dollars=DOLLAR)
     async with (
         selling(chain, market.account(), market.terms(market.dollar), close=handler) as gateway,
-        buying(market, chain, payer, waits=waits_for(handler)) as buyer,
+        buying(market, chain, payer, waits=waits_for(handler, "close")) as buyer,
     ):
         session = buyer.session(await listing_of(buyer, gateway), gasless=True)
         async with session:
