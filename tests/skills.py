@@ -96,10 +96,12 @@ class SkillMarket:
     folder: Path
     publisher: LocalAccount = field(default_factory=new_session_key)
     endpoint: str = ""
+    clock: Callable[[], float] = time.time
+    """What the chain's time is made of."""
 
     def __post_init__(self) -> None:
         self._ahead = 0
-        self.chain = FakeChain(clock=lambda: int(time.time()) + self._ahead)
+        self.chain = FakeChain(clock=lambda: int(self.clock()) + self._ahead)
         self.chain.set_balance(self.publisher.address, 100 * COIN)
         self.content = LocalContent(self.folder / "home" / "content")
 

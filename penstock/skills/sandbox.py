@@ -33,7 +33,8 @@ from penstock.skills.package import write_files
 _RUNNER = Path(__file__).with_name("_runner.py")
 _LOG = 16 * 1024
 """Bytes kept of what a skill prints."""
-_START_SECONDS = 20.0
+_START_SECONDS = 60.0
+"""Of wall time, for bubblewrap: nothing of the skill runs yet."""
 _USERS = itertools.count(2_000_000_000 + os.getpid() % 100_000 * 1_000)
 """Users that nobody has, one for each run: so that what one run starts counts for it alone."""
 _MIB = 1024 * 1024
@@ -72,7 +73,9 @@ class Sandbox:
             skill = Path(folder)
             write_files({"skill.py": _PROBE.encode()}, skill)
             try:
-                seen = (await self.run(skill, Run(), "probe", {"path": str(skill / "skill.py")})).output
+                seen = (
+                    await self.run(skill, Run(seconds=_START_SECONDS), "probe", {"path": str(skill / "skill.py")})
+                ).output
             except SkillFailed as error:
                 raise ConfigError(
                     f"bubblewrap does not isolate here ({error}; {error.log.strip()[-300:]}): allow user namespaces "

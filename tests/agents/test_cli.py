@@ -15,12 +15,15 @@ from agents._program import hoist
 from agents._settings import settings
 from penstock import deployments
 from penstock.errors import ConfigError
+from tests.harness import PATIENCE
 
 
 def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
     command = [sys.executable, "-m", "agents", *words]
-    return subprocess.run(command, env=kept | environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, env=kept | environment, capture_output=True, text=True, timeout=2 * PATIENCE, check=False
+    )
 
 
 @pytest.mark.parametrize(

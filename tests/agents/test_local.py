@@ -80,7 +80,7 @@ async def both(folder: Path, engine: Engine, script: Script, **settings: Any) ->
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
         engine.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        given = msgspec.convert({"url": engine.url, "timeout": 20} | settings, LocalSettings)
+        given = msgspec.convert({"url": engine.url, "timeout": PATIENCE} | settings, LocalSettings)
         async with LocalEngine(given) as local, served(folder, script, local=local) as gateway:
             yield gateway
     finally:
@@ -134,7 +134,7 @@ async def test_the_market_has_what_is_asked_of_it(tmp_path: Path, model: str) ->
         ({"status": 500}, {}),
         ({"chunks": [], "done": False}, {}),
         ({"chunks": [{"error": "no"}]}, {}),
-        ({"pace": 30}, {"timeout": 0.2}),
+        ({"pace": 3600}, {"timeout": 0.2}),
         ({}, {"order": "market"}),
     ],
     ids=["too large", "fails", "hangs up", "errs", "too slow", "market first"],
@@ -191,7 +191,7 @@ async def test_here_alone_is_not_bought(tmp_path: Path) -> None:
         assert "it has tiny, other:latest" in missing.json()["error"]["message"]
 
 
-@pytest.mark.parametrize(("here", "there", "wins"), [(0, 30, HERE), (30, 0, MARKET)])
+@pytest.mark.parametrize(("here", "there", "wins"), [(0, 3600, HERE), (3600, 0, MARKET)])
 async def test_in_a_race_the_first_to_speak_wins_and_the_other_is_stopped(
     tmp_path: Path, here: float, there: float, wins: tuple[str, str]
 ) -> None:

@@ -89,7 +89,7 @@ async def test_receipts_are_listed_filtered_and_given_out(court: Court, tmp_path
         (("--session", mine.id[:12]), 2),
         (("--refused",), 1),
         (("--provider", court.liar.account.address[:10].lower()), 3),
-        (("--provider", "0xdead"), 0),
+        (("--provider", "0xdeadbeefdeadbeef"), 0),
     ):
         assert len((await court.run(court.payer, "receipts", "--json", *words)).json) == count, words
 

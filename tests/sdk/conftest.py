@@ -8,7 +8,7 @@ import pytest
 
 from penstock.chain.web3 import Web3Chain
 from tests.deployed import Deployed, chain, deployed, node
-from tests.harness import Node
+from tests.harness import PATIENCE, Node
 from tests.sdk.worlds import AnvilWorld, FakeWorld, World
 
 __all__ = ["chain", "deployed", "node", "world"]
@@ -22,5 +22,6 @@ async def world(request: pytest.FixtureRequest) -> AsyncIterator[World]:
         return
     found: Deployed = request.getfixturevalue("deployed")
     node: Node = request.getfixturevalue("node")
-    async with await Web3Chain.connect(node.url, found.deployment, receipt_timeout=10) as chain:
+    waits = {"request_timeout": PATIENCE, "receipt_timeout": 2 * PATIENCE}
+    async with await Web3Chain.connect(node.url, found.deployment, **waits) as chain:
         yield AnvilWorld(node, chain, found.deployment.tokens["TUSD"])

@@ -946,11 +946,11 @@ async def test_an_outage_is_named_and_passes(world: World) -> None:
     await open_stream(world, payer, key)
 
 
-async def test_a_lost_transaction_is_named(world: World) -> None:
+async def test_a_lost_transaction_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     payer = world.account()
-    if isinstance(world, AnvilWorld):
-        world.chain._receipt_timeout = 0.3
-    with world.losing(), pytest.raises(TransactionLost) as caught:
+    with world.losing(), pytest.raises(TransactionLost) as caught, monkeypatch.context() as patch:
+        if isinstance(world, AnvilWorld):
+            patch.setattr(world.chain, "_receipt_timeout", 0.3)
         await world.chain.deposit(payer, NATIVE, 5)
     assert len(caught.value.transaction) == 66
     assert await world.chain.vault_balance(NATIVE, payer.address) == 0

@@ -17,8 +17,8 @@ from penstock.chain.web3 import Web3Chain
 from penstock.keys import well_known_account
 from penstock.types import ZERO_ADDRESS
 from scripts._ports import free_port
-from tests.deployed import ROOT, Deployed, ape
-from tests.harness import Node
+from tests.deployed import DEPLOY_WITHIN, ROOT, Deployed, ape
+from tests.harness import PATIENCE, Node
 
 LOCAL = ("--network", "bsc:local:foundry")
 GUARDIAN = well_known_account(0).address
@@ -63,7 +63,7 @@ async def test_it_deploys_what_it_was_told(clock_node: Node, record: Path) -> No
     assert found.contracts["License"].arguments["treasury"] == GUARDIAN
     assert found.contracts["Staking"].arguments["minimum_stake"] == str(25 * 10**17)
     assert found.contracts["Staking"].arguments["cover_per_slot"] == str(5 * 10**17)
-    async with await Web3Chain.connect(clock_node.url, found) as chain:
+    async with await Web3Chain.connect(clock_node.url, found, request_timeout=PATIENCE) as chain:
         assert await chain.minimum_stake() == 25 * 10**17
         assert await chain.cover_per_slot() == 5 * 10**17
         assert await chain._view(chain.stream_pay, interface("StreamPay")["guardian"]) == ZERO_ADDRESS
@@ -151,7 +151,7 @@ def manage(node: Node, deployed: Deployed, *commands: list[str]) -> list[tuple[i
         input=json.dumps(words),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=DEPLOY_WITHIN,
         check=True,
     )
     return [(code, said) for code, said in json.loads(done.stdout.splitlines()[-1])]

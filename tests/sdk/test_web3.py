@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -21,9 +22,10 @@ from penstock.keys import new_session_key
 from penstock.types import NATIVE, Service, Terms
 from scripts._ports import free_port
 from tests.deployed import Deployed
-from tests.harness import Node, wait_until
+from tests.harness import PATIENCE, Node, wait_until
 
 COIN = 10**18
+connect = partial(Web3Chain.connect, request_timeout=PATIENCE)
 Answer = Callable[[Any, Callable[[Any], Awaitable[Any]]], Awaitable[web.StreamResponse]]
 
 
@@ -59,7 +61,7 @@ async def between(
 
 async def test_nothing_listens(deployed: Deployed) -> None:
     with pytest.raises(NodeUnavailable, match="no node answers"):
-        await Web3Chain.connect(f"http://127.0.0.1:{free_port()}", deployed.deployment)
+        await connect(f"http://127.0.0.1:{free_port()}", deployed.deployment)
 
 
 async def test_something_else_listens(node: Node, deployed: Deployed) -> None:
@@ -70,7 +72,7 @@ async def test_something_else_listens(node: Node, deployed: Deployed) -> None:
 
         async with between(node, answer) as url:
             with pytest.raises(NodeUnavailable):
-                await Web3Chain.connect(url, deployed.deployment)
+                await connect(url, deployed.deployment)
 
 
 async def test_a_frozen_node_is_not_waited_for(deployed: Deployed) -> None:
@@ -84,19 +86,19 @@ async def test_a_frozen_node_is_not_waited_for(deployed: Deployed) -> None:
 
 async def test_another_chain(deployed: Deployed) -> None:
     with Node(chain_id=97) as node, pytest.raises(WrongChain, match="is on chain 97, the deployment on chain 31337"):
-        await Web3Chain.connect(node.url, deployed.deployment)
+        await connect(node.url, deployed.deployment)
 
 
 async def test_no_contracts_there(deployed: Deployed) -> None:
     with Node() as node, pytest.raises(NoContract, match="there is no contract at 0x"):
-        await Web3Chain.connect(node.url, deployed.deployment)
+        await connect(node.url, deployed.deployment)
 
 
 async def test_other_contracts_there(node: Node, deployed: Deployed) -> None:
     contracts = dict(deployed.deployment.contracts)
     contracts["StreamPay"] = replace(contracts["StreamPay"], code_hash="0x" + "00" * 32)
     with pytest.raises(NoContract, match="not the StreamPay that was deployed"):
-        await Web3Chain.connect(node.url, replace(deployed.deployment, contracts=contracts))
+        await connect(node.url, replace(deployed.deployment, contracts=contracts))
 
 
 async def test_secrets_of_the_url_are_not_shown(node: Node, deployed: Deployed) -> None:
@@ -105,7 +107,7 @@ async def test_secrets_of_the_url_are_not_shown(node: Node, deployed: Deployed) 
 
     async with between(node, answer) as url:
         with pytest.raises(NodeUnavailable) as caught:
-            await Web3Chain.connect(url.replace("//", "//user:password@"), deployed.deployment)
+            await connect(url.replace("//", "//user:password@"), deployed.deployment)
     assert "secret-key" not in str(caught.value)
     assert "password" not in str(caught.value)
 
@@ -123,7 +125,7 @@ async def test_a_node_that_takes_small_batches(node: Node, deployed: Deployed) -
                 return web.json_response({"jsonrpc": "2.0", "id": None, "error": {"code": -32005, "message": "3!"}})
         return web.json_response(await ask(payload))
 
-    async with between(node, answer) as url, await Web3Chain.connect(url, deployed.deployment) as chain:
+    async with between(node, answer) as url, await connect(url, deployed.deployment) as chain:
         account = new_session_key()
         node.set_balance(account.address, COIN)
         assert (await chain.deposit(account, NATIVE, 5)).events
@@ -140,7 +142,7 @@ async def test_a_node_that_is_busy_for_a_moment(
         status = statuses.pop(0)
         return web.json_response(await ask(payload)) if status == 200 else web.Response(status=status)
 
-    async with between(node, answer) as url, await Web3Chain.connect(url, deployed.deployment) as chain:
+    async with between(node, answer) as url, await connect(url, deployed.deployment) as chain:
         with pytest.raises(NodeUnavailable, match="HTTP 429"):
             await chain.head()
 
@@ -170,12 +172,12 @@ async def test_logs_come_in_pieces_from_a_stingy_node(deployed: Deployed) -> Non
     with Node(load_state=deployed.state) as node:
         payer = new_session_key()
         node.set_balance(payer.address, COIN)
-        async with await Web3Chain.connect(node.url, deployed.deployment) as direct:
+        async with await connect(node.url, deployed.deployment) as direct:
             first = node.height + 1
             for amount in range(1, 20):
                 await direct.deposit(payer, NATIVE, amount)
             wanted = await direct.events(first, node.height)
-        async with between(node, answer) as url, await Web3Chain.connect(url, deployed.deployment) as chain:
+        async with between(node, answer) as url, await connect(url, deployed.deployment) as chain:
             found = await chain.events(first, node.height)
             assert found == wanted
             assert [event.amount for event in found if isinstance(event, Deposited)] == list(range(1, 20))
@@ -192,7 +194,7 @@ async def test_a_node_without_logs_is_named(node: Node, deployed: Deployed) -> N
             return web.json_response({"jsonrpc": "2.0", "id": payload["id"], "error": error})
         return web.json_response(await ask(payload))
 
-    async with between(node, answer) as url, await Web3Chain.connect(url, deployed.deployment) as chain:
+    async with between(node, answer) as url, await connect(url, deployed.deployment) as chain:
         with pytest.raises(NodeUnavailable, match="answers eth_getLogs"):
             await chain.events(0, 2)
 
@@ -215,7 +217,7 @@ async def test_a_connection_that_the_node_has_closed_is_made_anew(node: Node, de
         nonlocal request_transport
         request_transport = transport
 
-    async with between(node, answer, remember) as url, await Web3Chain.connect(url, deployed.deployment) as chain:
+    async with between(node, answer, remember) as url, await connect(url, deployed.deployment) as chain:
         assert (await chain.head()).number == node.height
     assert answers == 3
 
@@ -225,7 +227,7 @@ async def test_a_connection_that_the_node_has_closed_is_made_anew(node: Node, de
 
 async def test_more_than_a_page_of_offers(deployed: Deployed) -> None:
     with Node(load_state=deployed.state) as node:
-        async with await Web3Chain.connect(node.url, deployed.deployment) as chain:
+        async with await connect(node.url, deployed.deployment) as chain:
             owner = new_session_key()
             node.set_balance(owner.address, 10 * COIN)
             await chain.register(
@@ -246,8 +248,8 @@ async def test_two_processes_may_use_one_account(node: Node, deployed: Deployed)
     account = new_session_key()
     node.set_balance(account.address, COIN)
     async with (
-        await Web3Chain.connect(node.url, deployed.deployment) as one,
-        await Web3Chain.connect(node.url, deployed.deployment) as two,
+        await connect(node.url, deployed.deployment) as one,
+        await connect(node.url, deployed.deployment) as two,
     ):
         calls = [chain.deposit(account, NATIVE, 1) for _ in range(4) for chain in (one, two)]
         await asyncio.gather(*calls)
@@ -262,7 +264,7 @@ async def test_a_transaction_that_fails_when_mined_gives_the_reason(deployed: De
     with Node(load_state=deployed.state) as node:
         account = new_session_key()
         node.set_balance(account.address, COIN)
-        async with await Web3Chain.connect(node.url, deployed.deployment) as chain:
+        async with await connect(node.url, deployed.deployment) as chain:
             await chain.deposit(account, NATIVE, 5)
             node.rpc("evm_setAutomine", False)
             raced = Race(chain)
@@ -313,10 +315,10 @@ async def test_a_dropped_transaction_is_sent_again(deployed: Deployed, monkeypat
     with Node(load_state=deployed.state) as node:
         account = new_session_key()
         node.set_balance(account.address, COIN)
-        async with await Web3Chain.connect(node.url, deployed.deployment) as chain:
+        async with await connect(node.url, deployed.deployment) as chain:
             node.rpc("evm_setAutomine", False)
             sending = asyncio.create_task(chain.deposit(account, NATIVE, 5))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 await asyncio.to_thread(wait_until, lambda: int(node.rpc("txpool_status")["pending"], 16))
                 node.rpc("anvil_dropAllTransactions")
                 node.rpc("evm_setAutomine", True)
@@ -334,7 +336,7 @@ async def test_odd_transaction_refusals_are_named(node: Node, deployed: Deployed
 
     account = new_session_key()
     node.set_balance(account.address, COIN)
-    async with between(node, answer) as url, await Web3Chain.connect(url, deployed.deployment) as chain:
+    async with between(node, answer) as url, await connect(url, deployed.deployment) as chain:
         for text, error in (
             ("nonce too low", "another process keeps sending"),
             ("insufficient funds for gas", "cannot pay the gas"),

@@ -281,8 +281,8 @@ async def test_where_nothing_fits_it_is_said_why() -> None:
     await world.sell(COIN, COIN)
     with pytest.raises(NoOffer, match="nobody offers other"):
         await world.order(Wish("other"))
-    with pytest.raises(NotFound, match="provider 0xdead offers no m"):
-        await world.order(Wish(MODEL, provider="0xdead"))
+    with pytest.raises(NotFound, match="provider 0xdeadbeefdeadbeef offers no m"):
+        await world.order(Wish(MODEL, provider="0xdeadbeefdeadbeef"))
     with pytest.raises(NoOffer, match="none passes your filters"):
         await world.order(Wish(MODEL, filters=Filters(min_context=10**6)))
     with pytest.raises(PriceTooHigh, match="more than your limits"):

@@ -208,6 +208,7 @@ async def test_uptime_is_what_was_asked_and_answered(rig: Rig, monkeypatch: pyte
         shop = await Shop.opened(rig, url)
         me = shop.account.address
         await rig.indexer.sync()
+        monkeypatch.setattr("agents.explorer._probe._WITHIN", PATIENCE)
         prober = Prober(rig.store, rig.deployment, every=60)
         now = time.time()  # all of it within one hour
         monkeypatch.setattr("agents.explorer._probe.time", SimpleNamespace(time=lambda: now))
@@ -226,7 +227,7 @@ async def test_uptime_is_what_was_asked_and_answered(rig: Rig, monkeypatch: pyte
                 said.update(change)
                 seen.append(await prober._answers(http, me, url))
             assert seen == [True, False, False, True, False, False, False]
-            said["answer"] = lambda: asyncio.sleep(5, web.Response())
+            said["answer"] = lambda: asyncio.sleep(3600, web.Response())
             with monkeypatch.context() as patch:
                 patch.setattr("agents.explorer._probe._WITHIN", 0.2)
                 assert not await prober._answers(http, me, url)

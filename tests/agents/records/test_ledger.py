@@ -115,7 +115,9 @@ def test_filters(tmp_path: Path, wanted: Filter, count: int) -> None:
     assert len(load(tmp_path / "records.db", wanted)) == count
 
 
-def test_totals_by_group_and_token(tmp_path: Path) -> None:
+def test_totals_by_group_and_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    midnight = datetime(2026, 11, 21, tzinfo=UTC)
+    monkeypatch.setattr("agents.records.ledger._now", lambda: int(midnight.timestamp() * 1000) - 1)
     fill(tmp_path / "records.db")
     asked = load(tmp_path / "records.db", Filter())
     by_model = {(row.group, row.token): (row.requests, row.cost) for row in totals(asked, "model")}
@@ -126,7 +128,7 @@ def test_totals_by_group_and_token(tmp_path: Path) -> None:
         ("tiny", "TUSD"): (1, 1_500_000),
     }
     assert {row.group for row in totals(asked, "provider")} == {"0x" + "ab" * 20, "0x" + "ee" * 20, "local", "nobody"}
-    assert {row.group for row in totals(asked, "day")} == {f"{datetime.now(UTC):%Y-%m-%d}"}
+    assert {row.group for row in totals(asked, "day")} == {"2026-11-20"}
     assert sum(row.completion_tokens for row in totals(asked, "app")) == 4
 
 

@@ -11,9 +11,12 @@ from penstock.types import NATIVE
 from penstock.wire.tickets import sign_ticket
 from tests.skills import SkillMarket, write_skill
 
+NOON = 1_800_014_400
+"""2027-01-15 12:00 UTC: no day ends while a test runs."""
+
 
 async def test_what_was_earned_by_day_is_what_the_vault_was_credited(tmp_path: Path) -> None:
-    market = SkillMarket(tmp_path)
+    market = SkillMarket(tmp_path, clock=lambda: NOON)
     chain, other = market.chain, market.account()
     usage = await market.publish(
         write_skill(tmp_path / "a", licence='kind = "usage"\nprice = "0.010000000000000003"\npack = 5')

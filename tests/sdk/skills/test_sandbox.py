@@ -12,6 +12,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from penstock.errors import ConfigError
@@ -19,11 +20,12 @@ from penstock.skills import sandbox as sandboxes
 from penstock.skills._seccomp import no_user_namespaces
 from penstock.skills.manifest import Run
 from penstock.skills.sandbox import Sandbox, SkillFailed
+from tests.harness import PATIENCE
 from tests.skills import needs_sandbox
 
 pytestmark = needs_sandbox
 
-LIMITS = Run(seconds=60, cpu_seconds=2, memory_mb=96, processes=4, output_kb=16, scratch_mb=2)
+LIMITS = Run(seconds=2 * PATIENCE, cpu_seconds=2, memory_mb=96, processes=4, output_kb=16, scratch_mb=2)
 
 CODE = """
 import os, socket, sys, threading, time
@@ -221,7 +223,7 @@ async def test_processes_and_threads_are_few(folder: Path, operation: str) -> No
 
 async def test_nothing_outlives_a_run(folder: Path) -> None:
     assert await call(folder, "leaves_a_child") == "left"
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while any(_sees(process, folder) for process in os.listdir("/proc") if process.isdigit()):
             await asyncio.sleep(0.01)
 
@@ -286,7 +288,7 @@ async def test_a_declared_host_is_reached_and_no_other(tmp_path: Path) -> None:
     folder = tmp_path / "skill"
     folder.mkdir()
     (folder / "skill.py").write_text(
-        "import urllib.request\n\ndef fetch(url):\n    return urllib.request.urlopen(url, timeout=3).read().decode()\n"
+        "import urllib.request\n\ndef fetch(url):\n    return urllib.request.urlopen(url, timeout=60).read().decode()\n"
     )
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -298,7 +300,7 @@ async def test_a_declared_host_is_reached_and_no_other(tmp_path: Path) -> None:
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        run = Run(network=(f"localhost:{port}",), processes=16)
+        run = Run(network=(f"localhost:{port}",), processes=16, seconds=2 * PATIENCE)
         given = {"url": f"http://localhost:{port}/x"}
         assert (await Sandbox(allow_private=True).run(folder, run, "fetch", given)).output == "hello"
         with pytest.raises(SkillFailed, match="403"):  # a private address, which the operator did not allow
@@ -306,7 +308,7 @@ async def test_a_declared_host_is_reached_and_no_other(tmp_path: Path) -> None:
         with pytest.raises(SkillFailed, match="403"):  # not declared
             await Sandbox(allow_private=True).run(folder, run, "fetch", {"url": f"http://127.0.0.1:{port}/x"})
         with pytest.raises(SkillFailed, match="URLError"):  # no network declared: no proxy either
-            await Sandbox(allow_private=True).run(folder, Run(processes=16), "fetch", given)
+            await Sandbox(allow_private=True).run(folder, msgspec.structs.replace(run, network=()), "fetch", given)
 
 
 async def test_without_isolation_nothing_runs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
