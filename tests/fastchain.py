@@ -46,7 +46,7 @@ class Rpc:
         assert url.hostname
         self.uri = uri
         self._head = f"POST / HTTP/1.1\r\nHost: {url.netloc}\r\nContent-Type: application/json\r\nContent-Length: "
-        self._socket = socket.create_connection((url.hostname, url.port or 80), timeout=60)
+        self._socket = socket.create_connection((url.hostname, url.port or 80), timeout=300)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._answers = self._socket.makefile("rb")
         self._sent = 0

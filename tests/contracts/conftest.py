@@ -15,14 +15,30 @@ from typing import Any
 
 import ape
 import pytest
+from ape.api.providers import SubprocessProvider
+from ape.managers.networks import NodeProcessMap
 
 from scripts._ports import free_port
 from tests.contracts.harness import COIN, Actor, Money
 from tests.fastchain import Chain, Contract
+from tests.harness import PATIENCE
 
 # Before Ape connects, in each worker. It would try a random port, once, and anvil cannot have one that a finished
 # connection still holds: after the other suites there are thousands of those.
 os.environ["APE_FOUNDRY_HOST"] = f"http://127.0.0.1:{free_port()}"
+# Ape gives a node 20 seconds to start, of which a machine that stalls may take more.
+SubprocessProvider.start.__defaults__ = (2 * PATIENCE,)
+
+
+class Nodes(NodeProcessMap):
+    """Ape's list of its nodes, which each worker keeps for itself: the file is deleted and written anew while others
+    read it."""
+
+    def model_dump_file(self, *_: Any, **__: Any) -> None:
+        return
+
+
+vars(ape.networks)["running_nodes"] = Nodes()
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -15,6 +15,7 @@ from penstock.errors import CapExceeded
 from penstock.journal import ChannelRecord, Journal, Limit, Purse, Record, State
 from penstock.keys import new_session_key
 from penstock.types import Address, OfferId, StreamKey, Token, address
+from tests.harness import PATIENCE
 
 TOKEN = Token(address("0x" + "11" * 20), "TUSD", 6)
 OTHER = Token(address("0x" + "22" * 20), "OTHER", 6)
@@ -161,7 +162,7 @@ def test_processes_share_the_caps(tmp_path: Path) -> None:
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(2 * PATIENCE)
         assert worker.exitcode == 0
     assert bought.value == 10
     with Journal(path) as journal:

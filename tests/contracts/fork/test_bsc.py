@@ -21,6 +21,7 @@ from tests.contracts.fork.money import RealToken
 from tests.contracts.fork.upstream import ENDPOINT, PERMIT2
 from tests.contracts.harness import DURATION, OFFER, RATE, SESSION, Actor, Money, Terms, open_stream
 from tests.fastchain import Contract
+from tests.harness import PATIENCE
 
 
 def test_ape_made_the_fork(evm: BscChain) -> None:
@@ -134,7 +135,7 @@ def test_the_sdk_opens_and_cancels(
     sent = money.value(deposit)
 
     async def session() -> tuple[int, Receipt, Receipt, list[Event]]:
-        async with await Web3Chain.connect(evm.rpc.uri, deployment) as chain:
+        async with await Web3Chain.connect(evm.rpc.uri, deployment, request_timeout=PATIENCE) as chain:
             assert chain.stream_pay_domain.separator == pay.domain_separator()
             opened = await chain.open(account, key, rate=RATE, duration=DURATION, value=sent, from_vault=0)
             closed = await chain.cancel(account, key, to=account.address)
@@ -163,7 +164,7 @@ def test_the_sdk_finds_no_permit_where_there_is_none(
     """WBNB answers every call, with nothing: that is no permit."""
 
     async def look() -> tuple[object, int]:
-        async with await Web3Chain.connect(evm.rpc.uri, deployment) as chain:
+        async with await Web3Chain.connect(evm.rpc.uri, deployment, request_timeout=PATIENCE) as chain:
             permit = await chain.permit_domain(Address(token.address), Address(payer))
             return permit, (await chain.token(Address(token.address))).decimals
 
