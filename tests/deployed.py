@@ -14,7 +14,9 @@ import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,9 +59,21 @@ def ape(*words: str, node: Node | None, **more: str) -> subprocess.CompletedProc
     environment = {name: value for name, value in os.environ.items() if name not in names}
     environment |= {"PYTHONPATH": str(ROOT)} | ({"APE_FOUNDRY_HOST": node.url} if node else {}) | more
     command = [str(Path(sys.executable).with_name("ape")), *words]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=DEPLOY_WITHIN, check=False
-    )
+    with data_folder(environment) as environment["APE_DATA_FOLDER"]:
+        return subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=DEPLOY_WITHIN, check=False
+        )
+
+
+@contextmanager
+def data_folder(environment: Mapping[str, str]) -> Iterator[str]:
+    """Ape's, but for the list of its nodes: a process deletes that file and writes it anew while another reads it."""
+    shared = Path(environment.get("APE_DATA_FOLDER") or Path.home() / ".ape")
+    with tempfile.TemporaryDirectory(prefix="penstock-ape-") as own:
+        for entry in shared.glob("*"):
+            if entry.name != "processes":
+                Path(own, entry.name).symlink_to(entry.resolve())
+        yield own
 
 
 def deploy(folder: Path) -> Deployed:

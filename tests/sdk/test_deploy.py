@@ -17,7 +17,7 @@ from penstock.chain.web3 import Web3Chain
 from penstock.keys import well_known_account
 from penstock.types import ZERO_ADDRESS
 from scripts._ports import free_port
-from tests.deployed import DEPLOY_WITHIN, ROOT, Deployed, ape
+from tests.deployed import DEPLOY_WITHIN, ROOT, Deployed, ape, data_folder
 from tests.harness import PATIENCE, Node
 
 LOCAL = ("--network", "bsc:local:foundry")
@@ -144,16 +144,17 @@ def test_the_guardian_pauses_and_hands_over(node: Node, deployed: Deployed) -> N
 def manage(node: Node, deployed: Deployed, *commands: list[str]) -> list[tuple[int, str]]:
     """The script's commands one after the other in one process, because Ape takes seconds to load: code and output."""
     words = [[*command, *LOCAL, "--deployment", str(deployed.path)] for command in commands]
-    done = subprocess.run(
-        [sys.executable, "-c", MANAGE],
-        cwd=ROOT,
-        env=os.environ | {"APE_FOUNDRY_HOST": node.url, "PYTHONPATH": str(ROOT)},
-        input=json.dumps(words),
-        capture_output=True,
-        text=True,
-        timeout=DEPLOY_WITHIN,
-        check=True,
-    )
+    with data_folder(os.environ) as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", MANAGE],
+            cwd=ROOT,
+            env=os.environ | {"APE_FOUNDRY_HOST": node.url, "PYTHONPATH": str(ROOT), "APE_DATA_FOLDER": folder},
+            input=json.dumps(words),
+            capture_output=True,
+            text=True,
+            timeout=DEPLOY_WITHIN,
+            check=True,
+        )
     return [(code, said) for code, said in json.loads(done.stdout.splitlines()[-1])]
 
 
