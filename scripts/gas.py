@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 from ape import networks, project
+from ape.api.providers import SubprocessProvider
 from ape.cli import ConnectedProviderCommand
 
 from penstock.keys import load_account
@@ -29,6 +30,7 @@ class OwnNodeCommand(ConnectedProviderCommand):
 
     def invoke(self, ctx: click.Context) -> Any:
         os.environ.setdefault("APE_FOUNDRY_HOST", f"http://127.0.0.1:{free_port()}")
+        SubprocessProvider.start.__defaults__ = (120,)  # seconds; Ape's 20 may be over where a machine stands still
         return super().invoke(ctx)
 
 

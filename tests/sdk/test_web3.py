@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -222,6 +224,27 @@ async def test_a_connection_that_the_node_has_closed_is_made_anew(node: Node, de
     assert answers == 3
 
 
+async def test_who_stood_still_does_not_blame_the_node(
+    node: Node, deployed: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that was stopped for longer than a request may take: the node had no time to answer, and gets some."""
+    hours, answers = itertools.count(0, 3600), 0
+
+    async def answer(payload: Any, ask: Any) -> web.StreamResponse:
+        nonlocal answers
+        answers += 1
+        if answers == 2:
+            chain._rpc._timeout = PATIENCE
+            await asyncio.sleep(0.3)
+        return web.json_response(await ask(payload))
+
+    async with between(node, answer) as url, await connect(url, deployed.deployment) as chain:
+        chain._rpc._timeout = 0.05
+        monkeypatch.setattr(_rpc, "time", SimpleNamespace(monotonic=lambda: float(next(hours))))
+        assert (await chain.head()).number == node.height
+    assert answers == 3
+
+
 # --- many ---
 
 
@@ -323,6 +346,26 @@ async def test_a_dropped_transaction_is_sent_again(deployed: Deployed, monkeypat
                 node.rpc("anvil_dropAllTransactions")
                 node.rpc("evm_setAutomine", True)
                 assert (await sending).events
+
+
+async def test_it_looks_for_a_transaction_once_more_after_the_deadline(node: Node, deployed: Deployed) -> None:
+    """The deadline passes while a look is under way: what is mined by then is not lost."""
+    looks = 0
+
+    async def answer(payload: Any, ask: Any) -> web.Response:
+        nonlocal looks
+        if not isinstance(payload, list) and payload["method"] == "eth_getTransactionReceipt":
+            looks += 1
+            if looks == 1:
+                await asyncio.sleep(0.2)
+                return web.json_response({"jsonrpc": "2.0", "id": payload["id"], "result": None})
+        return web.json_response(await ask(payload))
+
+    account = new_session_key()
+    node.set_balance(account.address, COIN)
+    async with between(node, answer) as url, await connect(url, deployed.deployment, receipt_timeout=0.1) as chain:
+        assert (await chain.deposit(account, NATIVE, 5)).events
+    assert looks == 2
 
 
 async def test_odd_transaction_refusals_are_named(node: Node, deployed: Deployed) -> None:
