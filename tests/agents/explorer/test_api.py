@@ -290,7 +290,7 @@ def send(rig: Rig, payer: str, body: dict[str, Any]) -> None:
 async def test_the_description_is_true(rig: Rig) -> None:
     """Schemathesis asks everything that the description allows, and much that it does not."""
     async with served(rig) as url:
-        schema = await asyncio.to_thread(schemathesis.openapi.from_url, f"{url}/api/v1/openapi.json")
+        schema = await asyncio.to_thread(schemathesis.openapi.from_url, f"{url}/api/v1/openapi.json", timeout=PATIENCE)
         quick = settings(
             max_examples=6, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
         )
@@ -307,6 +307,6 @@ async def test_the_description_is_true(rig: Rig) -> None:
 def asking(operation: Any) -> Any:
     @given(case=operation.as_strategy())
     def ask(case: Any) -> None:
-        case.call_and_validate()
+        case.call_and_validate(timeout=PATIENCE)
 
     return ask
