@@ -85,7 +85,7 @@ async def _anvil(anvil: str, folder: Path, timestamp: int) -> asyncio.subprocess
 
 async def _listening(node: asyncio.subprocess.Process, folder: Path) -> str:
     """Its URL, once it says so."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline and node.returncode is None:
         _, found, rest = (folder / "anvil.log").read_text(errors="replace").partition("Listening on 127.0.0.1:")
         if found and "\n" in rest:

@@ -23,6 +23,12 @@ from tests.harness import PATIENCE
 from tests.provider.rig import MODEL, engine_process, stretched
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that is there is found there, however slow the machine is."""
+    monkeypatch.setattr("agents.local._CONNECT", PATIENCE)
+
+
 @dataclass
 class Engine:
     """What a local engine does: OpenAI's API, and Ollama's list."""
