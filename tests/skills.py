@@ -170,7 +170,7 @@ class SkillMarket:
     async def skills(self, account: LocalAccount) -> AsyncIterator[Skills]:
         """What an account uses; its content is its own."""
         home = self.folder / account.address
-        async with Connections(allow_private=True) as http:
+        async with Connections(allow_private=True, connect=PATIENCE) as http:
             content = LocalContent(home / "content")
             yield Skills(self.chain, account, http, content, home / "receipts.jsonl")
 

@@ -22,7 +22,7 @@ _PAUSES = (0.0, 0.25, 1.0)
 
 _IMPATIENT = 6.0
 """Seconds that a request may take where another node could be asked."""
-_STALLED = 2.0
+_STALLED = 0.25
 """Seconds by which a request's end is late where it was us who stood still, and no node had its time."""
 
 Request = tuple[str, Sequence[Any]]
@@ -57,7 +57,9 @@ class JsonRpc:
         if len(self._urls) > 1:
             timeout = min(timeout, _IMPATIENT)
         self._timeout = timeout
-        self._session = aiohttp.ClientSession(headers={"Content-Type": "application/json"})
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=None), headers={"Content-Type": "application/json"}
+        )
         self._sent = 0
 
     @property
@@ -140,9 +142,8 @@ class JsonRpc:
             if pause is not None:
                 await asyncio.sleep(pause)
             began, timeout = time.monotonic(), self._timeout
-            limit = aiohttp.ClientTimeout(total=timeout)
             try:
-                async with self._session.post(self._urls[at], data=body, timeout=limit) as response:
+                async with asyncio.timeout(timeout), self._session.post(self._urls[at], data=body) as response:
                     raw = await response.read()
             except TimeoutError:
                 trouble = "no answer in time"

@@ -17,6 +17,7 @@ from penstock.consumer.gateway import Gateway
 from penstock.errors import GatewayRefused, GatewayUnreachable, OfferMismatch
 from scripts._ports import free_port
 from tests.gateways import PATIENT
+from tests.harness import PATIENCE
 
 PUBLIC, INSIDE = "127.0.0.2", "127.0.0.1"
 """A real listener on each; tests take the first for an address of the internet."""
@@ -75,7 +76,7 @@ def gateway(http: httpx.AsyncClient, port: int) -> Gateway:
 async def test_the_connection_goes_to_the_address_that_was_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
     names = Names([PUBLIC], [INSIDE])
     monkeypatch.setattr(socket, "getaddrinfo", names)
-    async with listeners() as (port, asked), Connections(allow_private=False) as http:
+    async with listeners() as (port, asked), Connections(allow_private=False, connect=PATIENCE) as http:
         one = gateway(http, port)
         with pytest.raises(GatewayRefused):
             await one.well_known()
@@ -100,7 +101,7 @@ async def test_a_client_that_looks_again_would_have_been_led_inside(monkeypatch:
 @pytest.mark.parametrize("found", [[INSIDE], [PUBLIC, INSIDE], [PUBLIC, "10.0.0.1"]])
 async def test_one_private_address_among_several_is_enough(monkeypatch: pytest.MonkeyPatch, found: list[str]) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", Names(found))
-    async with listeners() as (port, asked), Connections(allow_private=False) as http:
+    async with listeners() as (port, asked), Connections(allow_private=False, connect=PATIENCE) as http:
         with pytest.raises(GatewayUnreachable, match="private address"):
             await gateway(http, port).well_known()
         assert asked == {PUBLIC: [], INSIDE: []}
@@ -109,7 +110,7 @@ async def test_one_private_address_among_several_is_enough(monkeypatch: pytest.M
 async def test_the_next_address_is_tried_where_the_first_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", Names(["127.0.0.3", PUBLIC]))
     monkeypatch.setattr(endpoints, "is_private", lambda host: host == INSIDE)
-    async with listeners() as (port, asked), Connections(allow_private=False) as http:
+    async with listeners() as (port, asked), Connections(allow_private=False, connect=PATIENCE) as http:
         with pytest.raises(GatewayRefused):
             await gateway(http, port).well_known()
         assert len(asked[PUBLIC]) == 2
@@ -117,13 +118,13 @@ async def test_the_next_address_is_tried_where_the_first_does_not_answer(monkeyp
 
 async def test_an_address_is_looked_at_too(monkeypatch: pytest.MonkeyPatch) -> None:
     async with listeners() as (port, asked):
-        async with Connections(allow_private=False) as http:
+        async with Connections(allow_private=False, connect=PATIENCE) as http:
             with pytest.raises(OfferMismatch):
                 http.check(f"http://{INSIDE}:{port}")
             with pytest.raises(httpx.ConnectError, match="private address"):
                 await http.get(f"http://{INSIDE}:{port}")
         assert asked[INSIDE] == []
-        async with Connections(allow_private=True) as http:
+        async with Connections(allow_private=True, connect=PATIENCE) as http:
             http.check(f"http://{INSIDE}:{port}")
             assert (await http.get(f"http://{INSIDE}:{port}")).status_code == 404
 
@@ -139,7 +140,7 @@ async def test_no_redirect_is_followed_and_no_proxy_asked(monkeypatch: pytest.Mo
     ):
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, f"http://{INSIDE}:{elsewhere}")
-        async with Connections(allow_private=False) as http:
+        async with Connections(allow_private=False, connect=PATIENCE) as http:
             with pytest.raises(GatewayRefused) as caught:
                 await gateway(http, port).well_known()
         assert (caught.value.status, len(asked[PUBLIC])) == (302, 2)
@@ -149,7 +150,7 @@ async def test_no_redirect_is_followed_and_no_proxy_asked(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(("host", "why"), [(HOST, "Name or service not known"), ("a" * 64 + ".example", "host")])
 async def test_a_name_that_leads_nowhere(monkeypatch: pytest.MonkeyPatch, host: str, why: str) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", Names([]))
-    async with Connections(allow_private=False) as http:
+    async with Connections(allow_private=False, connect=PATIENCE) as http:
         with pytest.raises(GatewayUnreachable, match=why):
             await Gateway(f"http://{host}:1", http, PATIENT).well_known()
 
