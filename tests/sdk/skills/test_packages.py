@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import io
 import json
@@ -21,6 +20,7 @@ from penstock.skills.manifest import load_skill, read_card, resolve
 from penstock.skills.openapi import Invalid, parse_interface
 from penstock.skills.package import MAX_PACKAGE, pack, pack_files, unpack
 from penstock.skills.scan import scan
+from scripts._ports import free_port
 from tests.skills import COUNTS, TEXT, write_skill
 
 
@@ -319,12 +319,8 @@ async def test_ipfs_has_it_under_an_address_made_of_the_hash_alone(kubo: tuple[K
 
 
 async def test_an_ipfs_node_that_is_away_is_said_so() -> None:
-    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
     with pytest.raises(NotFound, match="does not answer"):
-        await IpfsContent(f"http://127.0.0.1:{port}").get(content_hash(b"x"))
+        await IpfsContent(f"http://127.0.0.1:{free_port()}").get(content_hash(b"x"))
 
 
 # --- what is found before it is published ---
