@@ -57,10 +57,11 @@ def stopping_on_signals(
             return
         first = not stop.signal
         stop.signal = stop.signal or number
-        if notice is not None:
-            notice(stop)
         if first:
             task.cancel()
+        if notice is not None:
+            with contextlib.suppress(OSError):  # a terminal that is gone takes no words
+                notice(stop)
 
     for number in signals:
         loop.add_signal_handler(number, on_signal, number)

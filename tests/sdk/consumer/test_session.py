@@ -36,6 +36,7 @@ from penstock.types import NATIVE, ZERO_ADDRESS, Address
 from penstock.units import RATE_SCALE
 from tests import gateways
 from tests.gateways import PATIENT, Gateway, Handler, refuse, selling
+from tests.harness import PATIENCE
 from tests.market import COIN, DOLLAR, Market, until
 
 WAITS = replace(PATIENT, settle=2)
@@ -322,6 +323,23 @@ async def test_sigterm_closes_the_stream(market: Market, chain: Web3Chain) -> No
 
         assert await asyncio.create_task(work()) == signal.SIGTERM
     await market.assert_nothing_locked(chain, payer.address)
+
+
+async def test_a_signal_stops_also_what_has_lost_its_terminal() -> None:
+    def notice(_: object) -> None:
+        raise BrokenPipeError
+
+    async def work() -> int:
+        with stopping_on_signals(notice=notice) as stop:
+            try:
+                os.kill(os.getpid(), signal.SIGHUP)
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                return stop.signal
+        return 0
+
+    async with asyncio.timeout(PATIENCE):
+        assert await asyncio.create_task(work()) == signal.SIGHUP
 
 
 async def test_to_the_end_finishes_before_it_is_cancelled() -> None:
