@@ -125,7 +125,7 @@ def test_a_card_is_read_only_under_its_hash(tmp_path: Path) -> None:
         (("1.0.0", "1.0"), "version"),
         (("analysis", "magic"), "category"),
         (('kind = "usage"', 'kind = "rent"'), "Invalid enum value"),
-        (("[run]", "[run]\nseconds = 9999"), "seconds"),
+        (("seconds = ", "seconds = 9999"), "seconds"),
         (("[run]", "[run]\nnetwok = []"), "netwok"),
         (("[run]", '[run]\nnetwork = ["http://x/"]'), "no host"),
         (("[run]", '[[example]]\noperation = "nothing"\n[run]'), "no operation 'nothing'"),
