@@ -364,17 +364,20 @@ def _require_code(deployment: Deployment, name: str) -> Address:
 
 
 class ChainCommand(ConnectedProviderCommand):
-    """A command with Ape's --network. `bsc:local` means the local node that runs already, where one does: at
-    APE_FOUNDRY_HOST, PENSTOCK_RPC_URL or the usual port. Penstock's errors end it with one line and their exit code.
+    """A command with Ape's --network. `bsc:local` means the local node that runs already, at APE_FOUNDRY_HOST,
+    PENSTOCK_RPC_URL or the usual port, and never one that Ape would start. Penstock's errors end it with one line and
+    their exit code.
     """
 
     def invoke(self, ctx: click.Context) -> Any:
         provider = ctx.params.get("network")
-        if provider is None or provider.network.name == "local":
-            url = os.environ.get("PENSTOCK_RPC_URL") or NETWORKS["local"].rpc_url
-            if "APE_FOUNDRY_HOST" not in os.environ and _is_local_node(url):
-                os.environ["APE_FOUNDRY_HOST"] = url
         try:
+            if provider is None or provider.network.name == "local":
+                names = ("APE_FOUNDRY_HOST", "PENSTOCK_RPC_URL")
+                url = next(filter(None, map(os.environ.get, names)), NETWORKS["local"].rpc_url)
+                if not _is_local_node(url):
+                    raise _no_node(f" at {url}")
+                os.environ["APE_FOUNDRY_HOST"] = url
             return super().invoke(ctx)
         except PenstockError as error:
             plain = click.ClickException(str(error))
@@ -385,7 +388,11 @@ class ChainCommand(ConnectedProviderCommand):
 def require_lasting_chain() -> None:
     """ConfigError where Ape started a chain of its own for this command, which ends with it."""
     if getattr(networks.provider, "process", None) is not None:
-        raise ConfigError("no local node runs: start one with `make node`, or name it in APE_FOUNDRY_HOST")
+        raise _no_node()
+
+
+def _no_node(where: str = "") -> ConfigError:
+    return ConfigError(f"no local node runs{where}: start one with `make node`, or name it in APE_FOUNDRY_HOST")
 
 
 def ape_account(spec: str) -> AccountAPI:
@@ -398,7 +405,7 @@ def _is_local_node(url: str) -> bool:
     body = b'{"jsonrpc":"2.0","id":1,"method":"eth_chainId","params":[]}'
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=2) as response:
+        with urllib.request.urlopen(request, timeout=30) as response:
             return bool(int(json.loads(response.read())["result"], 16) == LOCAL_CHAIN_ID)
     except (OSError, ValueError, LookupError, TypeError):
         return False

@@ -15,6 +15,7 @@ from textual import on
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.css.query import NoMatches
 from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Static, TabbedContent, TabPane, Tabs
 
@@ -146,7 +147,8 @@ class Top(App[None]):
 
     async def _ticked(self) -> None:
         if not self._refreshing.locked():  # a slow store is not asked twice
-            await self.refresh_rows()
+            with contextlib.suppress(NoMatches):  # it is closing, and what it would draw on is gone
+                await self.refresh_rows()
 
     async def refresh_rows(self) -> None:
         """Ask the store again, and draw the pane in front."""
