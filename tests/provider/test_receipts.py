@@ -489,6 +489,38 @@ async def test_no_answer_takes_too_long_even_where_nobody_reads_it(
         await at_best(take, 10)
 
 
+async def test_who_stops_reading_is_hung_up_on_and_holds_nothing(
+    bad: tuple[BadEngine, str],
+    node: Node,
+    chain: Web3Chain,
+    deployed: Deployed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With more on its way to it than any buffer takes, so that the answer's end cannot be written either."""
+    monkeypatch.setattr("provider.gateway._STUCK_SECONDS", 0.3)
+
+    async def floods(request: web.Request) -> web.StreamResponse:
+        async with events(request) as response:
+            await response.write(ROLE)
+            while True:
+                await response.write(token("x" * 65_536, 7))
+
+    async with with_bad(bad, node, chain, deployed, tmp_path, answer_seconds=2.0) as rig:
+        bad[0].act = floods
+        one = await (await rig.buyer()).arrive()
+        host, port = rig.url.removeprefix("http://").split(":")
+        body = json.dumps({"model": MODEL, "messages": PROMPT, "max_tokens": 10_000, "stream": True})
+        _, writer = await asyncio.open_connection(host, int(port), limit=1024)
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {one.token}\r\n"
+        writer.write(f"{head}content-length: {len(body)}\r\n\r\n{body}".encode())
+        await until(lambda: rig.provider.admission.running, what="the answer")
+        await until(lambda: rig.provider.admission.running == 0, what="the end of an answer that nobody reads")
+        (receipt,) = await checked(one)
+        assert receipt.completion_tokens > 0
+        writer.close()
+
+
 # --- slots -----------------------------------------------------------------------------------------
 
 
